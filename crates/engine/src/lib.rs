@@ -1,0 +1,11 @@
+//! Takes points in and keeps them safe: ingest, WAL, buffer, Delta store, compaction, recovery.
+//!
+//! The flow of a write: `lp` parses text into [`rows`]; the WAL appends them to the journal; the buffer shows them to
+//! queries; flush sorts them into Parquet and commits them to a Delta table of the `store`.
+
+pub mod error;
+pub mod rows;
+pub mod schema;
+pub mod series;
+
+pub use error::{Error, Result};
