@@ -1,0 +1,60 @@
+//! Exit codes, and the one place that maps error kinds to them.
+
+use std::process::ExitCode;
+
+use weir_base::Kind;
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "the codes are a promise; commands use them as they come")]
+pub(crate) enum Exit {
+    /// Done.
+    Done = 0,
+    /// The check or comparison failed.
+    Failed = 1,
+    /// Bad usage or bad input.
+    Usage = 2,
+    /// The named thing does not exist.
+    NotFound = 3,
+    /// Conflict or stale plan.
+    Conflict = 4,
+    /// Some of it was done.
+    Partial = 5,
+    /// Unavailable or timed out.
+    Unavailable = 6,
+    /// Damaged data.
+    Damaged = 7,
+    /// A bug in Weir.
+    Bug = 70,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+impl From<Kind> for Exit {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::NotFound => Exit::NotFound,
+            Kind::Invalid => Exit::Usage,
+            Kind::Conflict => Exit::Conflict,
+            Kind::Limit | Kind::Unavailable => Exit::Unavailable,
+            Kind::Damaged => Exit::Damaged,
+            Kind::Internal => Exit::Bug,
+        }
+    }
+}
+
+/// The code for an error: that of the first error in its chain whose kind is known, else of bad usage.
+pub(crate) fn of_error(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(kind_of).map_or(Exit::Usage, Exit::from)
+}
+
+fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Kind> {
+    if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        return Some(weir_base::error::kind_of_io(io));
+    }
+    None
+}
