@@ -4,8 +4,10 @@
 //! queries; flush sorts them into Parquet and commits them to a Delta table of the `store`.
 
 pub mod error;
+pub mod read;
 pub mod rows;
 pub mod schema;
 pub mod series;
+pub mod store;
 
 pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! Tables on disk or in an object store: Delta Lake tables of sorted Parquet files, and the catalog of them.
+
+pub mod file;
