@@ -4,6 +4,7 @@
 //! queries; flush sorts them into Parquet and commits them to a Delta table of the `store`.
 
 pub mod chunk;
+pub mod config;
 pub mod dictionary;
 pub mod error;
 pub mod memory;

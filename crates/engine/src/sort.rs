@@ -5,7 +5,7 @@
 //!    else its rows are sorted by time, stably.
 //! 3. Neighbours with equal rank and time are one row: each field takes the last value written (E3).
 //!
-//! Nothing is copied but positions until [`Sorted::batch`] gathers the asked columns of the asked rows into Arrow arrays.
+//! Nothing is copied but positions until [`Sorted::columns_of`] gathers the asked columns of the asked rows into Arrow arrays.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,7 +22,7 @@ use arrow::datatypes::{DataType, Schema};
 use crate::chunk::Chunk;
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
-use crate::read::{logical_schema, logical_type};
+use crate::read::{SortedRows, logical_schema, logical_type};
 use crate::rows::{Bits, Field, Values};
 use crate::schema::{Role, SchemaRef};
 use crate::series;
@@ -122,21 +122,6 @@ impl Sorted {
         self.ends = Some(ends);
     }
 
-    /// Number of rows, one per key.
-    pub fn len(&self) -> usize {
-        self.times.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.times.is_empty()
-    }
-
-    /// Smallest and largest time in nanoseconds; `None` without rows.
-    pub fn time_range(&self) -> Option<(i64, i64)> {
-        Some((*self.times.iter().min()?, *self.times.iter().max()?))
-    }
-
     /// Bytes of memory held besides the chunks.
     pub fn bytes(&self) -> usize {
         self.times.capacity() * 8
@@ -144,21 +129,12 @@ impl Sorted {
             + self.ends.as_ref().map_or(0, |ends| ends.capacity() * 4)
     }
 
-    /// The rows of `range` in the logical layout, with the columns of `projection` (indices into the logical schema: 0 is
-    /// `time`, `i + 1` is column `i`) or all.
+    /// The rows of `range` with the columns `wanted` of the logical layout (0 is `time`, `i + 1` is column `i`).
     ///
     /// # Errors
     /// `internal` when Arrow refuses the arrays.
-    pub fn batch(&self, range: Range<usize>, projection: Option<&[usize]>, form: TagForm) -> Result<RecordBatch> {
+    pub fn columns_of(&self, range: Range<usize>, wanted: &[usize], form: TagForm) -> Result<RecordBatch> {
         let logical = logical_schema(&self.schema);
-        let all: Vec<usize>;
-        let wanted = match projection {
-            Some(wanted) => wanted,
-            None => {
-                all = (0..logical.fields().len()).collect();
-                &all
-            }
-        };
         let mut fields = Vec::with_capacity(wanted.len());
         let mut arrays = Vec::with_capacity(wanted.len());
         for &index in wanted {
@@ -283,6 +259,24 @@ impl Sorted {
             })
             .collect();
         Picks { places: std::borrow::Cow::Owned(places), nulls: (!dense).then(|| NullBuffer::from(present)) }
+    }
+}
+
+impl SortedRows for Sorted {
+    fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    fn columns(&self) -> usize {
+        self.schema.columns().len() + 1
+    }
+
+    fn time_range(&self) -> Option<(i64, i64)> {
+        Some((*self.times.iter().min()?, *self.times.iter().max()?))
+    }
+
+    fn batch(&self, range: Range<usize>, projection: &[usize]) -> Result<RecordBatch> {
+        self.columns_of(range, projection, TagForm::View)
     }
 }
 
@@ -514,7 +508,7 @@ mod tests {
         let mut start = 0;
         while start < sorted.len() {
             let end = (start + step).min(sorted.len());
-            let batch = sorted.batch(start..end, None, form).unwrap();
+            let batch = sorted.columns_of(start..end, &[0, 1, 2, 3, 4], form).unwrap();
             let text = |index: usize| arrow::compute::cast(batch.column(index), &DataType::Utf8).unwrap();
             let (zone, host) = (text(1), text(3));
             let (zone, host) = (zone.as_string::<i32>(), host.as_string::<i32>());
