@@ -50,7 +50,7 @@ struct Keys {
 #[derive(Debug)]
 enum Input {
     Waiting,
-    Ready(Head),
+    Ready(Box<Head>),
     Ended,
 }
 
@@ -85,7 +85,7 @@ impl Merge {
     pub fn push(&mut self, input: usize, batch: RecordBatch) -> Result<(), ArrowError> {
         debug_assert!(matches!(self.inputs[input], Input::Waiting), "input {input} does not wait");
         if batch.num_rows() > 0 {
-            self.inputs[input] = Input::Ready(Head::new(batch, &self.keys)?);
+            self.inputs[input] = Input::Ready(Box::new(Head::new(batch, &self.keys)?));
             self.waiting.retain(|&waits| waits != input);
             self.enter(input);
         }

@@ -117,7 +117,8 @@ impl Output {
         for (row, older) in &self.versions {
             let (batch, newest) = self.rows[*row];
             if arrays[batch].is_null(newest)
-                && let Some(&found) = self.older[older.clone()].iter().find(|(batch, row)| arrays[*batch].is_valid(*row))
+                && let Some(&found) =
+                    self.older[older.clone()].iter().find(|(batch, row)| arrays[*batch].is_valid(*row))
             {
                 patched.get_or_insert_with(|| self.rows.clone())[*row] = found;
             }

@@ -92,7 +92,8 @@ fn oracle(inputs: &[BTreeMap<Key, Row>]) -> Vec<(Key, Row)> {
 }
 
 fn key() -> impl Strategy<Value = Key> {
-    let tag = || prop_oneof![Just(None), "[ab]".prop_map(Some), Just(Some("a tag value longer than twelve".to_owned()))];
+    let tag =
+        || prop_oneof![Just(None), "[ab]".prop_map(Some), Just(Some("a tag value longer than twelve".to_owned()))];
     (tag(), tag(), -6i64..6)
 }
 
