@@ -8,6 +8,7 @@ pub mod config;
 pub mod dictionary;
 pub mod error;
 pub mod memory;
+pub mod merge;
 pub mod read;
 pub mod rows;
 pub mod schema;

@@ -1,5 +1,8 @@
 //! What one query reads: one snapshot of a table, files and buffer together, and which parts must be merged.
 
+pub mod plan;
+
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,6 +12,33 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampNanosecondTyp
 use crate::error::{Error, Result};
 use crate::schema::{FieldType, Role, SchemaRef, TIME, TableSchema};
 use crate::store::file::DataFile;
+
+pub use plan::{Part, ReadPlan, Source, Times};
+
+/// The tables as queries see them: which there are, and what is in one at this moment.
+#[async_trait::async_trait]
+pub trait Tables: Debug + Send + Sync {
+    /// Names of all databases, ascending.
+    ///
+    /// # Errors
+    /// `unavailable` when the catalog cannot be read.
+    async fn databases(&self) -> Result<Vec<String>>;
+
+    /// Names of the tables of a database, ascending; none when there is no such database.
+    ///
+    /// # Errors
+    /// `unavailable` when the catalog cannot be read.
+    async fn tables(&self, database: &str) -> Result<Vec<String>>;
+
+    /// What is visible of a table now; `None` when there is no such table.
+    ///
+    /// # Errors
+    /// `unavailable` when the store does not answer, `damaged` when the table's log cannot be understood.
+    async fn snapshot(&self, database: &str, table: &str) -> Result<Option<ReadSnapshot>>;
+
+    /// The store that holds the files of all snapshots; paths are relative to its root.
+    fn objects(&self) -> Arc<dyn object_store::ObjectStore>;
+}
 
 /// Rows in key order, one per key, that give any columns of any range as Arrow arrays.
 pub trait SortedRows: Send + Sync + std::fmt::Debug {
