@@ -109,7 +109,7 @@ async fn merge_files(
     for file in &inputs {
         streams.push(table.read_file(file, &snapshot.schema).await?);
     }
-    let mut merged = crate::merge::merge(streams, &snapshot.schema)?;
+    let mut merged = crate::read::merged(&snapshot.schema, streams)?;
     let mut add = Vec::new();
     let mut rows = 0;
     // The writer takes what the merge gives as it comes: neither holds more than a few batches.

@@ -209,7 +209,9 @@ impl Engine {
         });
         let journal = self.shared.journal.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(journal) = journal {
-            crate::flush::blocking(move || journal.stop().map_err(crate::ingest::from_journal)).await?;
+            // A request that still holds it closes it when it ends.
+            let close = move || Arc::into_inner(journal).map_or(Ok(()), Journal::close);
+            crate::flush::blocking(move || close().map_err(crate::ingest::from_journal)).await?;
         }
         flushed.map(drop)
     }
@@ -334,12 +336,15 @@ fn prepare_folder(config: &Config, env: &Env) -> Result<FileLock> {
 
 fn open_journal(config: &Config, env: &Env, wal: &std::path::Path) -> Result<(Journal, Option<String>)> {
     let journal_env = weir_journal::Env { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock) };
-    let options = weir_journal::Options::default();
+    let options = weir_journal::Options { codec: weir_journal::Codec::Lz4, lock_wait: Duration::ZERO, ..Default::default() };
     let (journal, recovery) = Journal::open(journal_env, wal, &config.owner, options).map_err(|error| {
         let kind = error.kind();
         Error::wrap(kind, "cannot open the write-ahead log ('weir doctor' says what can be saved)", error)
     })?;
-    Ok((journal, recovery.torn_tail()))
+    let torn = recovery.torn.map(|torn| {
+        format!("{}: {} unacknowledged bytes cut at offset {}", torn.file.display(), torn.bytes, torn.offset)
+    });
+    Ok((journal, torn))
 }
 
 async fn open_store(config: &Config, env: &Env) -> Result<Store> {

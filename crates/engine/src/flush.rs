@@ -12,6 +12,7 @@ use weir_base::Kind;
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::schema::{SchemaRef, TableSchema};
+use crate::read::SortedRows;
 use crate::sort::{Sorted, TagForm};
 use crate::store::{Change, NewFile, Table};
 use crate::table::{Frozen, TableState};
@@ -84,7 +85,7 @@ async fn commit(shared: &Arc<Shared>, state: &Arc<TableState>, frozen: &Arc<Froz
         blocking(move || frozen.sorted()).await?
     };
     let table = shared.store_table(state, &frozen.schema).await?;
-    let rows = sorted.rows() as u64;
+    let rows = sorted.len() as u64;
     let file = write_sorted(&table, &frozen.schema, sorted).await?;
     let change = Change {
         add: vec![file],
@@ -101,9 +102,9 @@ async fn commit(shared: &Arc<Shared>, state: &Arc<TableState>, frozen: &Arc<Froz
 
 async fn write_sorted(table: &Arc<Table>, schema: &SchemaRef, sorted: Arc<Sorted>) -> Result<NewFile> {
     let columns: Vec<usize> = (0..=schema.columns().len()).collect();
-    let starts = (0..sorted.rows()).step_by(BATCH_ROWS);
+    let starts = (0..sorted.len()).step_by(BATCH_ROWS);
     let batches = starts.map(move |start| {
-        let end = (start + BATCH_ROWS).min(sorted.rows());
+        let end = (start + BATCH_ROWS).min(sorted.len());
         sorted.columns_of(start..end, &columns, TagForm::Dictionary)
     });
     table.write_file(schema, Box::new(batches)).await

@@ -17,4 +17,13 @@ pub mod sort;
 pub mod store;
 pub mod wal;
 
+mod background;
+pub mod compact;
+pub mod engine;
+pub mod flush;
+pub mod ingest;
+pub mod lp;
+pub mod names;
+mod recover;
+pub mod table;
 pub use error::{Error, Result};
