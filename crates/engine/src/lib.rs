@@ -4,6 +4,7 @@
 //! queries; flush sorts them into Parquet and commits them to a Delta table of the `store`.
 
 pub mod error;
+pub mod lp;
 pub mod read;
 pub mod rows;
 pub mod schema;
