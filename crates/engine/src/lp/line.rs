@@ -16,7 +16,7 @@ use crate::schema::FieldType;
 
 /// The columns of the body and how to find them.
 pub(super) struct Body<'a> {
-    pub(super) schemas: &'a dyn Schemas,
+    schemas: Box<dyn Schemas + Send + 'a>,
     pub(super) options: Options,
     pub(super) tables: Vec<Table>,
     /// Numbers of tables by measurement.
@@ -62,7 +62,7 @@ pub(super) struct Accepted {
 }
 
 impl<'a> Body<'a> {
-    pub(super) fn new(schemas: &'a dyn Schemas, options: Options) -> Self {
+    pub(super) fn new(schemas: Box<dyn Schemas + Send + 'a>, options: Options) -> Self {
         Self {
             schemas,
             tables: Vec::new(),

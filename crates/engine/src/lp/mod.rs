@@ -24,7 +24,7 @@
 //! # impl weir_engine::lp::Schemas for Empty {
 //! #     fn schema(&self, _: &str) -> Option<SchemaRef> { None }
 //! # }
-//! let mut parser = Parser::new(&Empty, Options::new(0, 42));
+//! let mut parser = Parser::new(Box::new(Empty), Options::new(0, 42));
 //! parser.feed(b"cpu,host=a usage=58i 17\ncpu,host=a usage=\"high\"")?;
 //! let parsed = parser.finish()?;
 //! assert_eq!(parsed.tables[0].rows.times, [17]);
@@ -58,6 +58,12 @@ use refusal::{Refusal, Stop, cut};
 pub trait Schemas {
     /// The schema of `measurement`; `None` when there is no such table.
     fn schema(&self, measurement: &str) -> Option<SchemaRef>;
+}
+
+impl<T: Schemas + ?Sized> Schemas for &T {
+    fn schema(&self, measurement: &str) -> Option<SchemaRef> {
+        (**self).schema(measurement)
+    }
 }
 
 /// How a body is read, and its limits.
@@ -149,7 +155,7 @@ impl Options {
 
 impl<'a> Parser<'a> {
     /// A parser of one body.
-    pub fn new(schemas: &'a dyn Schemas, options: Options) -> Self {
+    pub fn new(schemas: Box<dyn Schemas + Send + 'a>, options: Options) -> Self {
         Self {
             body: Body::new(schemas, options),
             carry: Vec::new(),

@@ -54,8 +54,8 @@ impl Known {
 
 const DEFAULT_TIME: i64 = 77;
 
-fn parse_with(schemas: &dyn Schemas, options: Options, chunks: &[&[u8]]) -> Parsed {
-    let mut parser = Parser::new(schemas, options);
+fn parse_with(schemas: &Known, options: Options, chunks: &[&[u8]]) -> Parsed {
+    let mut parser = Parser::new(Box::new(schemas), options);
     for chunk in chunks {
         parser.feed(chunk).unwrap();
     }

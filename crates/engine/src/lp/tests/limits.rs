@@ -62,7 +62,7 @@ fn s1_memory_is_bounded() {
     let body: String = (0..2_000).map(|column| format!("m c{column}=1\n")).collect();
     let max = 4 << 20;
     let known = Known::default();
-    let mut parser = Parser::new(&known, options(|options| options.bytes_max = max));
+    let mut parser = Parser::new(Box::new(&known), options(|options| options.bytes_max = max));
     let mut fed = Ok(());
     for _ in 0..100 {
         fed = fed.and_then(|()| parser.feed(body.as_bytes()));
@@ -83,7 +83,7 @@ fn bytes_held_cover_the_rows() {
         body.push_str(&format!("m{},h={} s=\"{row} some text\",i{}=1i,b=t {row}\n", row % 7, row % 400, row % 50));
     }
     let known = Known::default();
-    let mut parser = Parser::new(&known, Options::new(0, 1));
+    let mut parser = Parser::new(Box::new(&known), Options::new(0, 1));
     parser.feed(body.as_bytes()).unwrap();
     let held = parser.bytes_held();
     for row in 0..5_000 {
