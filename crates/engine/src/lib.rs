@@ -7,6 +7,7 @@ pub mod chunk;
 pub mod config;
 pub mod dictionary;
 pub mod error;
+pub mod lp;
 pub mod memory;
 pub mod merge;
 pub mod read;
