@@ -101,34 +101,31 @@ async fn merge_files(
     inputs: Vec<Arc<DataFile>>,
     state: &Arc<TableState>,
 ) -> Result<Compacted> {
-    let order = (
-        inputs.iter().map(|file| file.order.0).min().unwrap_or_default(),
-        inputs.iter().map(|file| file.order.1).max().unwrap_or_default(),
-    );
     let mut streams = Vec::with_capacity(inputs.len());
     for file in &inputs {
         streams.push(table.read_file(file, &snapshot.schema).await?);
     }
     let mut merged = crate::read::merged(&snapshot.schema, streams)?;
+    let sub_micro = inputs.iter().any(|file| file.sub_micro() != Some(false));
     let mut add = Vec::new();
     let mut rows = 0;
     // The writer takes what the merge gives as it comes: neither holds more than a few batches.
     loop {
-        let mut writer = table.file_writer(&snapshot.schema)?;
-        while writer.rows() < shared.config.compact_rows {
+        let mut writer = table.file_writer(&snapshot.schema, sub_micro);
+        while writer.rows() < shared.config.compact_rows as u64 {
             let Some(batch) = merged.next().await else { break };
-            writer.write(batch?).await?;
+            let batch = batch?;
+            writer = crate::flush::blocking(move || writer.write(&batch).map(|()| writer)).await?;
         }
         if writer.rows() == 0 {
             break;
         }
-        rows += writer.rows() as u64;
-        add.push(writer.finish().await?);
+        rows += writer.rows();
+        add.push(table.finish_file(writer).await?);
     }
     let done = Compacted { files_before: inputs.len(), files_after: add.len(), rows };
-    let change = Change { add, remove: inputs, order: Some(order), operation: "OPTIMIZE".to_owned(), ..Change::default() };
-    let committed = table.commit(change).await?;
-    state.committed(committed, false);
+    table.commit(Change::compaction(inputs, add)).await?;
+    state.committed(table.snapshot(), false);
     Ok(done)
 }
 

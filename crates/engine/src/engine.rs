@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::read::ReadSnapshot;
 use crate::recover;
-use crate::store::Store;
+use crate::store::{Store, StoreEnv, StoreOptions};
 use crate::table::TableState;
 
 /// The seams that an engine works through.
@@ -221,7 +221,8 @@ impl Engine {
     /// # Errors
     /// `unavailable` when the catalog cannot be read.
     pub async fn databases(&self) -> Result<Vec<String>> {
-        let mut names: BTreeSet<String> = self.shared.store.catalog().await?.databases().map(str::to_owned).collect();
+        self.refresh_catalog().await?;
+        let mut names: BTreeSet<String> = self.shared.store.tables().into_iter().map(|entry| entry.database).collect();
         let loaded = self.shared.tables.all().into_iter();
         names.extend(loaded.filter(|table| table.exists()).map(|table| table.database.clone()));
         Ok(names.into_iter().collect())
@@ -232,7 +233,9 @@ impl Engine {
     /// # Errors
     /// `unavailable` when the catalog cannot be read.
     pub async fn tables(&self, database: &str) -> Result<Vec<String>> {
-        let mut names: BTreeSet<String> = self.shared.store.catalog().await?.tables(database).map(str::to_owned).collect();
+        self.refresh_catalog().await?;
+        let stored = self.shared.store.tables().into_iter().filter(|entry| entry.database == database);
+        let mut names: BTreeSet<String> = stored.map(|entry| entry.table).collect();
         let loaded = self.shared.tables.all().into_iter();
         names.extend(loaded.filter(|table| table.database == database && table.exists()).map(|table| table.name.clone()));
         Ok(names.into_iter().collect())
@@ -243,14 +246,21 @@ impl Engine {
     /// # Errors
     /// `unavailable` when the store does not answer.
     pub async fn snapshot(&self, database: &str, table: &str) -> Result<Option<ReadSnapshot>> {
-        let Some(state) = self.shared.table(database, table).await? else { return Ok(None) };
-        if !state.exists() {
-            return Ok(None);
+        let mut found = self.shared.table(database, table).await?.filter(|state| state.exists());
+        if found.is_none() && self.shared.store.is_shared() {
+            // Another server may have made it since the catalog was read.
+            self.shared.store.refresh().await?;
+            found = self.shared.table(database, table).await?.filter(|state| state.exists());
         }
+        let Some(state) = found else { return Ok(None) };
         if let Some(stored) = state.stored().filter(|_| self.shared.store.is_shared()) {
             state.committed(stored.refresh().await?, false);
         }
         crate::flush::blocking(move || state.read()).await.map(Some)
+    }
+
+    async fn refresh_catalog(&self) -> Result<()> {
+        if self.shared.store.is_shared() { self.shared.store.refresh().await } else { Ok(()) }
     }
 
     /// The store behind the tables.
@@ -352,6 +362,8 @@ async fn open_store(config: &Config, env: &Env) -> Result<Store> {
         Some(location) => (location.clone(), true),
         None => (config.data.join("tables").to_string_lossy().into_owned(), false),
     };
-    let options = crate::store::StoreOptions { shared, settings: config.store_options.clone(), ..Default::default() };
-    Store::open(&location, options, env.clone()).await
+    let options =
+        StoreOptions { shared, provider: config.store_options.iter().cloned().collect(), ..StoreOptions::default() };
+    let seams = StoreEnv { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock), random: Arc::clone(&env.random) };
+    Store::open(&location, &options, seams).await
 }

@@ -145,7 +145,8 @@ impl Write {
     /// another request gave a new column another type in the meantime.
     pub async fn commit(self) -> Result<Written> {
         let Write { shared, database, options, parser, mut memory } = self;
-        let Parsed { tables, rejected, rejected_count: rejected_total, rows } = parser.finish()?;
+        let parsed = crate::flush::blocking(move || parser.finish()).await?;
+        let Parsed { tables, rejected, rejected_count: rejected_total, rows } = parsed;
         let tables: Vec<Rows> = tables.into_iter().map(|table| table.rows).collect();
         if rows == 0 || (rejected_total > 0 && !options.accept_partial) {
             return Ok(Written { rows: 0, rejected, rejected_total });
