@@ -44,7 +44,10 @@ impl Engine {
         let mut total = Compacted::default();
         for name in names {
             let state = self.shared.table(database, &name).await?.filter(|state| state.exists()).ok_or_else(|| {
-                crate::Error::new(weir_base::Kind::NotFound, format!("there is no table '{name}' in database '{database}'"))
+                crate::Error::new(
+                    weir_base::Kind::NotFound,
+                    format!("there is no table '{name}' in database '{database}'"),
+                )
             })?;
             while let Some(done) = compact_once(&self.shared, &state, true).await? {
                 total.files_before += done.files_before;
@@ -141,7 +144,8 @@ fn choose(shared: &Shared, snapshot: &Snapshot, thorough: bool) -> Option<Vec<Ar
     }
     let small = shared.config.compact_rows / SMALL_SHARE;
     let mut run: Vec<Arc<DataFile>> = Vec::new();
-    let mut alone: Vec<&Arc<DataFile>> = groups.iter().filter(|group| group.len() == 1).map(|group| &group[0]).collect();
+    let mut alone: Vec<&Arc<DataFile>> =
+        groups.iter().filter(|group| group.len() == 1).map(|group| &group[0]).collect();
     // Neighbours in time make files with narrow time ranges; nothing shares keys with any of them, so any set is allowed.
     alone.sort_by_key(|file| file.time_min);
     for file in alone {
@@ -169,8 +173,11 @@ fn overlap_groups(files: &[Arc<DataFile>]) -> Vec<Vec<Arc<DataFile>>> {
     let mut open: Vec<usize> = Vec::new();
     for file in by_time {
         open.retain(|&group| groups[group].iter().any(|other| other.time_max >= file.time_min));
-        let touching: Vec<usize> =
-            open.iter().copied().filter(|&group| groups[group].iter().any(|other| other.may_share_keys(file))).collect();
+        let touching: Vec<usize> = open
+            .iter()
+            .copied()
+            .filter(|&group| groups[group].iter().any(|other| other.may_share_keys(file)))
+            .collect();
         match touching.split_first() {
             None => {
                 open.push(groups.len());

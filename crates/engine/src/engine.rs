@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::dictionary::SeriesLimit;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
-use crate::read::ReadSnapshot;
+use crate::read::{ReadSnapshot, Tables};
 use crate::recover;
 use crate::store::{Store, StoreEnv, StoreOptions};
 use crate::table::TableState;
@@ -237,7 +237,9 @@ impl Engine {
         let stored = self.shared.store.tables().into_iter().filter(|entry| entry.database == database);
         let mut names: BTreeSet<String> = stored.map(|entry| entry.table).collect();
         let loaded = self.shared.tables.all().into_iter();
-        names.extend(loaded.filter(|table| table.database == database && table.exists()).map(|table| table.name.clone()));
+        names.extend(
+            loaded.filter(|table| table.database == database && table.exists()).map(|table| table.name.clone()),
+        );
         Ok(names.into_iter().collect())
     }
 
@@ -298,6 +300,25 @@ impl Engine {
     }
 }
 
+#[async_trait::async_trait]
+impl Tables for Engine {
+    async fn databases(&self) -> Result<Vec<String>> {
+        Engine::databases(self).await
+    }
+
+    async fn tables(&self, database: &str) -> Result<Vec<String>> {
+        Engine::tables(self, database).await
+    }
+
+    async fn snapshot(&self, database: &str, table: &str) -> Result<Option<ReadSnapshot>> {
+        Engine::snapshot(self, database, table).await
+    }
+
+    fn objects(&self) -> Arc<dyn object_store::ObjectStore> {
+        self.shared.store.objects()
+    }
+}
+
 impl Shared {
     pub(crate) fn journal(&self) -> Result<Arc<Journal>> {
         let journal = self.journal.read().unwrap_or_else(PoisonError::into_inner);
@@ -339,14 +360,17 @@ fn prepare_folder(config: &Config, env: &Env) -> Result<FileLock> {
     let context = |what: &str| format!("cannot {what} {}", data.display());
     env.fs.create_dir_all(&data.join("wal")).map_err(|error| Error::io(context("make the folder"), error))?;
     FileLock::acquire(&data.join("lock"), &config.owner, Duration::ZERO).map_err(|error| match error {
-        LockError::Held { holder, .. } => Error::new(Kind::Conflict, format!("{} is in use by {holder}", data.display())),
+        LockError::Held { holder, .. } => {
+            Error::new(Kind::Conflict, format!("{} is in use by {holder}", data.display()))
+        }
         LockError::Io(error) => Error::io(context("lock"), error),
     })
 }
 
 fn open_journal(config: &Config, env: &Env, wal: &std::path::Path) -> Result<(Journal, Option<String>)> {
     let journal_env = weir_journal::Env { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock) };
-    let options = weir_journal::Options { codec: weir_journal::Codec::Lz4, lock_wait: Duration::ZERO, ..Default::default() };
+    let options =
+        weir_journal::Options { codec: weir_journal::Codec::Lz4, lock_wait: Duration::ZERO, ..Default::default() };
     let (journal, recovery) = Journal::open(journal_env, wal, &config.owner, options).map_err(|error| {
         let kind = error.kind();
         Error::wrap(kind, "cannot open the write-ahead log ('weir doctor' says what can be saved)", error)

@@ -11,8 +11,8 @@ use weir_base::Kind;
 
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
-use crate::schema::SchemaRef;
 use crate::read::SortedRows;
+use crate::schema::SchemaRef;
 use crate::sort::{Sorted, TagForm};
 use crate::store::{Change, FileWriter, NewFile, Table};
 use crate::table::{Frozen, TableState};
@@ -110,7 +110,9 @@ async fn write_sorted(table: &Arc<Table>, schema: &SchemaRef, sorted: Arc<Sorted
 
 /// Runs CPU work off the runtime's threads.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::wrap(Kind::Internal, "a background task panicked", error))?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::wrap(Kind::Internal, "a background task panicked", error))?
 }
 
 impl Shared {
@@ -140,7 +142,8 @@ impl Shared {
         blocking(move || {
             // Read before the tables: what is applied later has a higher sequence than this.
             let applied = shared.applied.load(Ordering::Acquire);
-            let first = shared.tables.all().iter().filter_map(|table| table.buffered()).map(|buffered| buffered.first).min();
+            let first =
+                shared.tables.all().iter().filter_map(|table| table.buffered()).map(|buffered| buffered.first).min();
             let needed = first.unwrap_or(u64::MAX).min(applied + 1);
             shared.journal()?.trim_before(needed).map_err(crate::ingest::from_journal)
         })
