@@ -228,7 +228,10 @@ async fn submit(
             };
             let visible = Arc::clone(&shared);
             let done = move |outcome: weir_journal::Result<weir_journal::Appended>| {
-                let _ = answer.send(outcome.map_err(from_journal).map(|appended| show(&visible, parts, appended.last)));
+                let rows = outcome.map_err(from_journal).map(|appended| show(&visible, parts, appended.last));
+                // Whoever is answered may close the engine: keep nothing of it alive past the answer.
+                drop(visible);
+                let _ = answer.send(rows);
             };
             shared.journal()?.submit(&[record], durability, done).map_err(from_journal)
         }
