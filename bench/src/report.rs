@@ -19,6 +19,61 @@ pub struct Results {
     pub outcomes: Vec<Outcome>,
 }
 
+/// One kind of start, measured some times.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// What there was to read.
+    pub what: String,
+    /// Rows counted after each start.
+    pub rows: u64,
+    /// Size of the log before the start.
+    pub log_bytes: u64,
+    /// Size of the tables before the start.
+    pub files_bytes: u64,
+    /// From the start of the process until it was ready.
+    pub ready_ms: Vec<f64>,
+    /// The first count of all rows and sum of a field after that.
+    pub count_ms: Vec<f64>,
+}
+
+/// The starts of one command, as kept in a result file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Starts {
+    /// The command that made them.
+    pub command: String,
+    /// The machine.
+    pub machine: String,
+    /// One per kind.
+    pub starts: Vec<Start>,
+}
+
+/// The starts side by side.
+pub fn starts_table(results: &Starts) -> String {
+    let head = ["what", "rows", "log MiB", "files MiB", "ready, median (max) ms", "first count and sum, median ms"];
+    let rows: Vec<Vec<String>> = results
+        .starts
+        .iter()
+        .map(|start| {
+            let max = start.ready_ms.iter().copied().fold(0.0, f64::max);
+            vec![
+                start.what.clone(),
+                thousands(start.rows as f64),
+                (start.log_bytes >> 20).to_string(),
+                (start.files_bytes >> 20).to_string(),
+                format!("{:.0} ({max:.0})", median(&start.ready_ms)),
+                format!("{:.0}", median(&start.count_ms)),
+            ]
+        })
+        .collect();
+    table(&head, &rows)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// Cores, memory and system of this machine in a few words.
 pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -65,7 +120,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// The runs side by side, with each rate's ratio to the first target's.
+/// The runs side by side.
 pub fn ingest_table(results: &Results) -> String {
     let head = [
         "target",
@@ -164,6 +219,12 @@ mod tests {
         assert_eq!(parse_count("20M"), Ok(20_000_000));
         assert_eq!(parse_count("7"), Ok(7));
         assert!(parse_count("M").is_err());
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[9.0, 1.0, 5.0]), 5.0);
+        assert!(median(&[]).is_nan());
     }
 
     #[test]

@@ -4,6 +4,8 @@ use crate::shell;
 
 /// Benchmarks that watch a server from outside and so need the binary, but not our crates.
 const FROM_OUTSIDE: [&str; 2] = ["ingest", "recovery"];
+/// What needs neither.
+const ALONE: [&str; 1] = ["report"];
 
 /// Runs `bench/src/bin/NAME.rs` with `arguments`.
 pub fn run(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
@@ -13,6 +15,8 @@ pub fn run(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
         shell::run(shell::cargo().args(["build", "--release", "--package", "weir"]))?;
         command.args(["--no-default-features", "--bin", name, "--", "--weir"]);
         command.arg(shell::target_folder().join("release/weir"));
+    } else if ALONE.contains(&name) {
+        command.args(["--no-default-features", "--bin", name, "--"]);
     } else {
         command.args(["--bin", name, "--"]);
     }

@@ -1,5 +1,7 @@
 //! The real data set goes in by each way there is, and the answers are always the same.
 
+#![allow(clippy::disallowed_methods, reason = "the file to load is a real one")]
+
 mod harness;
 
 use std::thread;

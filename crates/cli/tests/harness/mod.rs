@@ -23,21 +23,21 @@ use weir_bench::process::{Server, free_address};
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A running `weir serve`.
-pub struct Weir {
+pub(crate) struct Weir {
     server: Option<Server>,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     log: PathBuf,
 }
 
 impl Weir {
     /// Starts a server on `data`; panics with its log when it does not come up.
-    pub fn start(data: &Path) -> Self {
+    pub(crate) fn start(data: &Path) -> Self {
         Self::start_at(data, free_address().unwrap())
     }
 
     /// As [`Weir::start`], at a given address.
-    pub fn start_at(data: &Path, address: SocketAddr) -> Self {
+    pub(crate) fn start_at(data: &Path, address: SocketAddr) -> Self {
         let mut started = Self::try_start(data, address).unwrap();
         let ready = |address| {
             let answer = Connection::open(address, Duration::from_secs(5)).and_then(|mut one| one.get("/ready"));
@@ -51,7 +51,7 @@ impl Weir {
     }
 
     /// Starts a server and does not wait for it.
-    pub fn try_start(data: &Path, address: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) fn try_start(data: &Path, address: SocketAddr) -> anyhow::Result<Self> {
         let mut command = weir();
         command.arg("serve").arg("--data").arg(data).arg("--http").arg(address.to_string());
         let log = data.with_extension("log");
@@ -59,17 +59,17 @@ impl Weir {
     }
 
     /// What it printed.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// A connection.
-    pub fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         Connection::open(self.address, PATIENCE).unwrap()
     }
 
     /// Rows of a statement, one object each.
-    pub fn sql(&self, database: &str, statement: &str) -> Vec<Value> {
+    pub(crate) fn sql(&self, database: &str, statement: &str) -> Vec<Value> {
         let body = json!({ "db": database, "q": statement, "format": "json" }).to_string();
         let headers = "Content-Type: application/json\r\n";
         let answer = self.connect().send("POST", "/api/v3/query_sql", headers, body.as_bytes()).unwrap();
@@ -78,59 +78,59 @@ impl Weir {
     }
 
     /// Posts lines.
-    pub fn write(&self, database: &str, lines: &str) -> Answer {
+    pub(crate) fn write(&self, database: &str, lines: &str) -> Answer {
         post_lines(&mut self.connect(), database, lines).unwrap()
     }
 
     /// Posts lines that must all be taken.
-    pub fn write_all(&self, database: &str, lines: &str) {
+    pub(crate) fn write_all(&self, database: &str, lines: &str) {
         let answer = self.write(database, lines);
         assert_eq!(answer.status, 204, "{}", answer.text());
     }
 
     /// Returns when everything buffered is committed.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let answer = self.connect().post("/api/v1/flush", b"").unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
     /// Merges the files of a table until nothing overlaps.
-    pub fn compact(&self, database: &str, table: &str) {
+    pub(crate) fn compact(&self, database: &str, table: &str) {
         let answer = post_compact(&mut self.connect(), database, table).unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
     /// `kill -9`.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.server.take().unwrap().kill().unwrap();
     }
 
     /// `SIGTERM`; it must end by itself with code 0.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         let ended = self.server.take().unwrap().stop(PATIENCE).unwrap();
         assert!(ended, "the server did not stop in order\n{}", self.log());
     }
 }
 
 /// Posts lines; nanoseconds, durable.
-pub fn post_lines(connection: &mut Connection, database: &str, lines: &str) -> anyhow::Result<Answer> {
+pub(crate) fn post_lines(connection: &mut Connection, database: &str, lines: &str) -> anyhow::Result<Answer> {
     connection.post(&format!("/api/v3/write_lp?db={}&precision=nanosecond", escape(database)), lines.as_bytes())
 }
 
 /// Asks for a compaction of one table.
-pub fn post_compact(connection: &mut Connection, database: &str, table: &str) -> anyhow::Result<Answer> {
+pub(crate) fn post_compact(connection: &mut Connection, database: &str, table: &str) -> anyhow::Result<Answer> {
     connection.post(&format!("/api/v1/compact?db={}&table={}", escape(database), escape(table)), b"")
 }
 
 /// The binary, away from the settings of whoever runs the tests.
-pub fn weir() -> Command {
+pub(crate) fn weir() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
     command.env_remove("WEIR_DATA").env("NO_COLOR", "1");
     command
 }
 
 /// Runs a command with `input`, bounded in time.
-pub fn run(command: &mut Command, input: &[u8]) -> Output {
+pub(crate) fn run(command: &mut Command, input: &[u8]) -> Output {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("cannot start");
     let mut stdin = child.stdin.take().unwrap();
@@ -162,7 +162,7 @@ fn read_all(from: &mut impl Read) -> Vec<u8> {
 }
 
 /// Runs a command that must end with code 0, and returns what it printed.
-pub fn run_well(command: &mut Command, input: &[u8]) -> String {
+pub(crate) fn run_well(command: &mut Command, input: &[u8]) -> String {
     let output = run(command, input);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} ended with {}\n{stderr}", output.status);
@@ -170,7 +170,7 @@ pub fn run_well(command: &mut Command, input: &[u8]) -> String {
 }
 
 /// `weir sql` on a folder; rows as objects.
-pub fn sql_on_folder(data: &Path, database: &str, statement: &str) -> Vec<Value> {
+pub(crate) fn sql_on_folder(data: &Path, database: &str, statement: &str) -> Vec<Value> {
     let mut command = weir();
     command.args(["sql", "--format", "json", "--db", database, "--data"]).arg(data).arg(statement);
     let text = run_well(&mut command, b"");
@@ -178,7 +178,7 @@ pub fn sql_on_folder(data: &Path, database: &str, statement: &str) -> Vec<Value>
 }
 
 /// A name in double quotes, as SQL keeps its case.
-pub fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -186,7 +186,12 @@ pub fn quoted(name: &str) -> String {
 ///
 /// # Returns
 /// Rows by table and reader.
-pub fn compare_with_readers(server: &Weir, data: &Path, database: &str, tables: &[&str]) -> BTreeMap<String, Value> {
+pub(crate) fn compare_with_readers(
+    server: &Weir,
+    data: &Path,
+    database: &str,
+    tables: &[&str],
+) -> BTreeMap<String, Value> {
     let answers: BTreeMap<&str, Vec<Value>> = tables
         .iter()
         .map(|table| {
@@ -202,7 +207,7 @@ pub fn compare_with_readers(server: &Weir, data: &Path, database: &str, tables: 
 }
 
 /// The interpreter with foreign readers: of `cargo xtask test`, or the one that `cargo xtask python` made.
-pub fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     if let Some(interpreter) = std::env::var_os("WEIR_TEST_PYTHON") {
         return PathBuf::from(interpreter);
     }
@@ -213,12 +218,12 @@ pub fn python() -> PathBuf {
 }
 
 /// A folder for one test; what is in it is removed with it.
-pub fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
 /// The lines of the real data set, read once.
-pub fn nab() -> &'static [String] {
+pub(crate) fn nab() -> &'static [String] {
     static LINES: OnceLock<Vec<String>> = OnceLock::new();
     LINES.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -234,7 +239,7 @@ pub fn nab() -> &'static [String] {
 }
 
 /// What the data set holds: rows by table.
-pub const NAB_ROWS: [(&str, u64); 10] = [
+pub(crate) const NAB_ROWS: [(&str, u64); 10] = [
     ("ad_exchange", 4_804),
     ("ec2_cpu_utilization", 32_256),
     ("ec2_disk_write_bytes", 8_751),
@@ -248,7 +253,7 @@ pub const NAB_ROWS: [(&str, u64); 10] = [
 ];
 
 /// Checks rows and sums of the data set through whatever answers SQL.
-pub fn check_nab(sql: impl Fn(&str) -> Vec<Value>) {
+pub(crate) fn check_nab(sql: impl Fn(&str) -> Vec<Value>) {
     let counts: Vec<String> =
         NAB_ROWS.iter().map(|(table, _)| format!("select '{table}' as t, count(*) as n from {table}")).collect();
     let mut found: Vec<(String, u64)> = sql(&counts.join(" union all "))
@@ -265,22 +270,22 @@ pub fn check_nab(sql: impl Fn(&str) -> Vec<Value>) {
 }
 
 /// Measurement and tags of a plain line: what makes a series.
-pub fn series_of(line: &str) -> &str {
+pub(crate) fn series_of(line: &str) -> &str {
     line.split(' ').next().unwrap()
 }
 
 /// Series and time of a plain line: what makes a row.
-pub fn key_of(line: &str) -> (&str, &str) {
+pub(crate) fn key_of(line: &str) -> (&str, &str) {
     (series_of(line), line.rsplit(' ').next().unwrap())
 }
 
 /// Distinct rows in lines.
-pub fn distinct_keys<'a>(lines: impl IntoIterator<Item = &'a String>) -> usize {
+pub(crate) fn distinct_keys<'a>(lines: impl IntoIterator<Item = &'a String>) -> usize {
     lines.into_iter().map(|line| key_of(line)).collect::<HashSet<_>>().len()
 }
 
 /// Lines by client, so that all lines of a series go through one client in their order: the last write is then known.
-pub fn by_client(lines: &'static [String], clients: usize) -> Vec<Vec<&'static str>> {
+pub(crate) fn by_client(lines: &'static [String], clients: usize) -> Vec<Vec<&'static str>> {
     let mut parts = vec![Vec::new(); clients];
     for line in lines {
         let hash = series_of(line)
@@ -292,11 +297,11 @@ pub fn by_client(lines: &'static [String], clients: usize) -> Vec<Vec<&'static s
 }
 
 /// Splitmix64 from a seed: a failure can be run again.
-pub struct Dice(pub u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
     /// A number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
