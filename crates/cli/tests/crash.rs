@@ -56,7 +56,12 @@ fn twenty_kills_during_the_load_lose_and_double_nothing() {
         server.compact("nab", table);
     }
     check_nab(|statement| server.sql("nab", statement));
-    let found = harness::compare_with_readers(&server, &data, "nab", &harness::NAB_ROWS.map(|(table, _)| table));
+    let found = harness::compare_with_readers(
+        &server,
+        &harness::tables_folder(&data, "nab"),
+        "nab",
+        &harness::NAB_ROWS.map(|(table, _)| table),
+    );
     for (table, rows) in harness::NAB_ROWS {
         for reader in ["deltalake", "polars", "duckdb"] {
             assert_eq!(found[table][reader], rows, "{table} by {reader}");
@@ -153,4 +158,26 @@ fn check_acknowledged(server: &Weir, queues: &[Mutex<Queue>]) {
     }
     assert!(rows >= least.len(), "{rows} rows, but {} were acknowledged", least.len());
     assert!(rows <= most.len(), "{rows} rows, but only {} were ever sent", most.len());
+}
+
+/// E1: `no_sync` skips the sync, not the write: the end of the process loses nothing.
+#[test]
+fn what_was_acknowledged_without_a_sync_survives_a_kill() {
+    let folder = folder();
+    let data = folder.path().join("data");
+    for round in 1..=3_u64 {
+        let server = Weir::start(&data);
+        let mut connection = server.connect();
+        for row in 0..50 {
+            let line = format!("t,round=r{round} f={row}i {row}");
+            let path = "/api/v3/write_lp?db=d&precision=nanosecond&no_sync=true";
+            let answer = connection.post(path, line.as_bytes()).unwrap();
+            assert_eq!(answer.status, 204, "{}", answer.text());
+        }
+        server.kill();
+        let server = Weir::start(&data);
+        let found = server.sql("d", "select count(*) as n, sum(f) as s from t");
+        assert_eq!(found, [serde_json::json!({ "n": 50 * round, "s": 1_225 * round })]);
+        server.kill();
+    }
 }

@@ -61,7 +61,12 @@ fn through_four_clients_in_random_batches() {
     server.stop();
     let server = Weir::start(&data);
     check_nab(|statement| server.sql("nab", statement));
-    let found = harness::compare_with_readers(&server, &data, "nab", &harness::NAB_ROWS.map(|(table, _)| table));
+    let found = harness::compare_with_readers(
+        &server,
+        &harness::tables_folder(&data, "nab"),
+        "nab",
+        &harness::NAB_ROWS.map(|(table, _)| table),
+    );
     for (table, rows) in harness::NAB_ROWS {
         for reader in ["deltalake", "polars", "duckdb"] {
             assert_eq!(found[table][reader], rows, "{table} by {reader}");

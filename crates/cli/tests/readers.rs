@@ -51,7 +51,7 @@ fn see_the_same_rows_whatever_the_names() {
         );
         assert_eq!(last[0]["v"], 2.25, "{name}");
     }
-    let found = compare_with_readers(&server, &data, "names", &NAMES);
+    let found = compare_with_readers(&server, &harness::tables_folder(&data, "names"), "names", &NAMES);
     assert_eq!(found.len(), NAMES.len());
     for name in NAMES {
         for reader in ["deltalake", "polars", "duckdb"] {
@@ -79,7 +79,7 @@ fn see_the_same_values_at_the_edges_of_every_type() {
         server.flush();
     }
     server.compact("edges", "edges");
-    let found = compare_with_readers(&server, &data, "edges", &["edges"]);
+    let found = compare_with_readers(&server, &harness::tables_folder(&data, "edges"), "edges", &["edges"]);
     for reader in ["deltalake", "polars", "duckdb"] {
         assert_eq!(found["edges"][reader], 6, "{reader}");
     }

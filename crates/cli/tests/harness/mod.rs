@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "these tests work on real processes, a real disk and the real clock")]
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,12 @@ impl Weir {
 
     /// As [`Weir::start`], at a given address.
     pub(crate) fn start_at(data: &Path, address: SocketAddr) -> Self {
-        let mut started = Self::try_start(data, address).unwrap();
+        Self::start_with(data, address, &[])
+    }
+
+    /// As [`Weir::start_at`], with further arguments.
+    pub(crate) fn start_with(data: &Path, address: SocketAddr, arguments: &[&OsStr]) -> Self {
+        let mut started = Self::spawn(data, address, arguments).unwrap();
         let ready = |address| {
             let answer = Connection::open(address, Duration::from_secs(5)).and_then(|mut one| one.get("/ready"));
             answer.is_ok_and(|answer| answer.status == 200)
@@ -50,10 +56,9 @@ impl Weir {
         started
     }
 
-    /// Starts a server and does not wait for it.
-    pub(crate) fn try_start(data: &Path, address: SocketAddr) -> anyhow::Result<Self> {
+    fn spawn(data: &Path, address: SocketAddr, arguments: &[&OsStr]) -> anyhow::Result<Self> {
         let mut command = weir();
-        command.arg("serve").arg("--data").arg(data).arg("--http").arg(address.to_string());
+        command.arg("serve").arg("--data").arg(data).arg("--http").arg(address.to_string()).args(arguments);
         let log = data.with_extension("log");
         Ok(Self { server: Some(Server::start(command, &log)?), address, log })
     }
@@ -182,28 +187,29 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Compares every table of `database` below `data` with what `server` answers, through readers that are not ours.
+/// Compares every table in `folder`, that of one database, with what `server` answers, through readers that are not ours.
 ///
 /// # Returns
 /// Rows by table and reader.
 pub(crate) fn compare_with_readers(
     server: &Weir,
-    data: &Path,
+    folder: &Path,
     database: &str,
     tables: &[&str],
 ) -> BTreeMap<String, Value> {
-    let answers: BTreeMap<&str, Vec<Value>> = tables
-        .iter()
-        .map(|table| {
-            (*table, server.sql(database, &format!("select cast(time as bigint) as _ns, * from {}", quoted(table))))
-        })
-        .collect();
-    let file = data.with_extension("answers.json");
-    std::fs::write(&file, serde_json::to_vec(&answers).unwrap()).unwrap();
+    let rows = |table| server.sql(database, &format!("select cast(time as bigint) as _ns, * from {}", quoted(table)));
+    let answers: BTreeMap<&str, Vec<Value>> = tables.iter().map(|table| (*table, rows(table))).collect();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&serde_json::to_vec(&answers).unwrap()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compare.py");
     let mut command = Command::new(python());
-    command.arg(script).arg(data.join("tables").join(database)).arg(&file);
+    command.arg(script).arg(folder).arg(file.path());
     serde_json::from_str(&run_well(&mut command, b"")).unwrap()
+}
+
+/// The folder of a database's tables where the store is private.
+pub(crate) fn tables_folder(data: &Path, database: &str) -> PathBuf {
+    data.join("tables").join(database)
 }
 
 /// The interpreter with foreign readers: of `cargo xtask test`, or the one that `cargo xtask python` made.
