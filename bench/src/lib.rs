@@ -12,6 +12,7 @@ pub mod disk;
 pub mod http;
 pub mod load;
 pub mod process;
+pub mod profile;
 pub mod report;
 pub mod target;
 pub mod tsbs;

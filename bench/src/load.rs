@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{self, SyncCost};
 use crate::http::Connection;
 use crate::process::{Server, Usage, free_address};
+use crate::profile::Recorder;
 use crate::target::{ANSWER_TIMEOUT, Content, Target};
 use crate::tsbs::{BodyFacts, Generator, VALUES_PER_LINE};
 
@@ -98,6 +99,8 @@ pub struct Place {
     pub weir_arguments: Vec<String>,
     /// A shared object to preload into the server: see `slow_sync.c`.
     pub preload: Option<PathBuf>,
+    /// Where the profile of the run goes as text, if one is asked for.
+    pub profile: Option<PathBuf>,
     /// An empty folder for data and log.
     pub folder: PathBuf,
 }
@@ -130,6 +133,7 @@ pub fn run(target: Target, plan: &Plan, place: &Place, compacts: bool) -> anyhow
         .collect::<Result<Vec<_>, _>>()?;
     let (server, address, _) = place.start(target)?;
     target.prepare(address)?;
+    let recorder = place.profile.as_ref().map(|_| Recorder::start(server.id(), &place.folder)).transpose()?;
     let server_before = server.usage()?;
     let client_before = Usage::of_self()?;
     let start = Instant::now();
@@ -138,6 +142,9 @@ pub fn run(target: Target, plan: &Plan, place: &Place, compacts: bool) -> anyhow
     let flushed = target.flush(address)?;
     let until_flushed = start.elapsed();
     let server_after = server.usage()?;
+    if let (Some(recorder), Some(path)) = (recorder, &place.profile) {
+        std::fs::write(path, recorder.stop()?)?;
+    }
     let values = (loaded.facts.rows * VALUES_PER_LINE) as f64;
     let bytes_per_value = || disk::folder_bytes(&target.files_folder(&data)) as f64 / values;
     let flushed_bytes_per_value = bytes_per_value();

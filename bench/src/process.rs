@@ -47,6 +47,11 @@ impl Server {
         }
     }
 
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The figures of now.
     pub fn usage(&self) -> anyhow::Result<Usage> {
         Usage::of(&self.child.id().to_string())

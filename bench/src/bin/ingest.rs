@@ -72,6 +72,9 @@ struct Run {
     /// Also merge the files afterwards and count again.
     #[arg(long)]
     compact: bool,
+    /// Samples each server with `perf` and writes its hottest symbols to this file, the target's name added.
+    #[arg(long)]
+    profile: Option<PathBuf>,
     /// Keeps the servers' data and logs here instead of in a folder that is removed.
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -116,6 +119,7 @@ fn run(run: &Run) -> anyhow::Result<()> {
             weir: run.weir.clone(),
             weir_arguments: run.weir_argument.clone(),
             preload: preload.clone(),
+            profile: run.profile.as_ref().map(|path| path.with_extension(format!("{}.txt", target.name()))),
             folder: folder.clone(),
         };
         let outcome = load::run(*target, &plan, &place, run.compact).with_context(|| target.name().to_owned())?;

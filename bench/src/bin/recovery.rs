@@ -60,7 +60,13 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let root =
         cli.folder.clone().unwrap_or_else(std::env::temp_dir).join(format!("weir-recovery-{}", std::process::id()));
-    let mut place = Place { weir: cli.weir.clone(), weir_arguments: vec![], preload: None, folder: root.join("files") };
+    let mut place = Place {
+        weir: cli.weir.clone(),
+        weir_arguments: vec![],
+        preload: None,
+        profile: None,
+        folder: root.join("files"),
+    };
     std::fs::create_dir_all(&place.folder)?;
     let mut starts = vec![with_files(&cli, &place)?];
     std::fs::remove_dir_all(&place.folder)?;
