@@ -26,7 +26,7 @@ pub struct Package {
     pub name: String,
     /// The path of its manifest from the root.
     pub manifest: String,
-    /// Packages that it uses, in builds and in tests, on any platform.
+    /// Packages that it uses, in builds and in tests, on any platform; without the simulator where only tests use it.
     pub uses: BTreeSet<String>,
 }
 
