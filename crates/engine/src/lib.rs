@@ -3,11 +3,18 @@
 //! The flow of a write: `lp` parses text into [`rows`]; the WAL appends them to the journal; the buffer shows them to
 //! queries; flush sorts them into Parquet and commits them to a Delta table of the `store`.
 
+pub mod chunk;
+pub mod config;
+pub mod dictionary;
 pub mod error;
+pub mod memory;
+pub mod merge;
 pub mod read;
 pub mod rows;
 pub mod schema;
 pub mod series;
+pub mod sort;
 pub mod store;
+pub mod wal;
 
 pub use error::{Error, Result};

@@ -83,6 +83,35 @@ impl Rows {
 }
 
 impl Field {
+    /// A field that `len` earlier rows lack.
+    pub fn absent(name: &str, kind: FieldType, len: usize) -> Self {
+        let mut field = Self { name: name.to_owned(), values: Values::new(kind), present: None };
+        field.pad_to(len);
+        field
+    }
+
+    /// Appends rows without this field until there are `len`.
+    pub fn pad_to(&mut self, len: usize) {
+        let old = self.values.len();
+        if old < len {
+            self.present.get_or_insert_with(|| Bits::repeat(true, old)).extend_to(len, false);
+            self.values.pad_to(len);
+        }
+    }
+
+    /// Appends the rows of `other`, which has the same name and type.
+    pub fn append(&mut self, other: &Field) {
+        let (old, new) = (self.values.len(), self.values.len() + other.values.len());
+        if self.present.is_some() || other.present.is_some() {
+            let present = self.present.get_or_insert_with(|| Bits::repeat(true, old));
+            match &other.present {
+                None => present.extend_to(new, true),
+                Some(bits) => (0..bits.len()).for_each(|index| present.push(bits.get(index))),
+            }
+        }
+        self.values.append(&other.values);
+    }
+
     /// Bytes of memory held, by capacity, without the struct itself.
     pub fn bytes(&self) -> usize {
         self.name.capacity()
@@ -122,6 +151,34 @@ impl Values {
             Values::U64(_) => FieldType::U64,
             Values::Bool(_) => FieldType::Bool,
             Values::Str(_) => FieldType::Str,
+        }
+    }
+
+    /// Appends zeros or empty texts until there are `len`.
+    fn pad_to(&mut self, len: usize) {
+        match self {
+            Values::F64(values) => values.resize(len, 0.0),
+            Values::I64(values) => values.resize(len, 0),
+            Values::U64(values) => values.resize(len, 0),
+            Values::Bool(bits) => bits.extend_to(len, false),
+            Values::Str(text) => text.pad_to(len),
+        }
+    }
+
+    /// Appends values of the same type.
+    ///
+    /// # Panics
+    /// When the types differ: schemas are checked before rows are built.
+    fn append(&mut self, other: &Values) {
+        match (self, other) {
+            (Values::F64(mine), Values::F64(theirs)) => mine.extend_from_slice(theirs),
+            (Values::I64(mine), Values::I64(theirs)) => mine.extend_from_slice(theirs),
+            (Values::U64(mine), Values::U64(theirs)) => mine.extend_from_slice(theirs),
+            (Values::Bool(mine), Values::Bool(theirs)) => {
+                (0..theirs.len()).for_each(|index| mine.push(theirs.get(index)))
+            }
+            (Values::Str(mine), Values::Str(theirs)) => theirs.iter().for_each(|text| mine.push(text)),
+            (mine, theirs) => panic!("values of {} appended to {}", theirs.kind().word(), mine.kind().word()),
         }
     }
 
@@ -184,6 +241,11 @@ impl Keys {
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.len()).map(|index| self.get(index))
+    }
+
+    fn pad_to(&mut self, len: usize) {
+        let end = self.ends.last().copied().unwrap_or(0);
+        self.ends.resize(len, end);
     }
 
     fn capacity(&self) -> usize {
@@ -276,6 +338,21 @@ impl Bits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn appended_fields_keep_who_has_what() {
+        let mut field = Field::absent("v", FieldType::I64, 2);
+        field.append(&Field { name: "v".into(), values: Values::I64(vec![7, 8]), present: None });
+        field.pad_to(5);
+        assert_eq!(field.values, Values::I64(vec![0, 0, 7, 8, 0]));
+        assert_eq!((0..5).map(|row| field.has(row)).collect::<Vec<_>>(), [false, false, true, true, false]);
+        let mut text = Field { name: "t".into(), values: Values::new(FieldType::Str), present: None };
+        let mut keys = Keys::default();
+        keys.push(b"one");
+        text.append(&Field { name: "t".into(), values: Values::Str(keys), present: None });
+        text.pad_to(3);
+        assert!(matches!(&text.values, Values::Str(keys) if keys.iter().eq([&b"one"[..], b"", b""])));
+    }
 
     #[test]
     fn bits_match_a_list_of_bools() {
