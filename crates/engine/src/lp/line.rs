@@ -92,7 +92,7 @@ impl<'a> Body<'a> {
             Series::New(table) => table,
         };
         let mark = self.tables[table as usize].mark();
-        let mut trace = Trace { table, new_table: false, mark, chain: self.tables[table as usize].chain() };
+        let mut trace = Trace { table, new_table: false, mark, chain: Chain::new() };
         if let Series::New(_) = series {
             trace.new_table = self.tables[table as usize].rows() == 0;
         }
@@ -267,22 +267,37 @@ impl<'a> Body<'a> {
     /// Reads the fields that begin at `at`; the answer is where the byte behind them stands.
     #[inline(always)]
     fn fields(&mut self, bytes: &[u8], mut at: usize, trace: &mut Trace, newlines: &mut usize) -> Step<usize> {
+        let mut chain = trace.chain;
         loop {
             let table = &mut self.tables[trace.table as usize];
-            at = match table.predict(trace.chain, bytes, at) {
-                Some((number, value)) => {
-                    let column = table.open(&mut trace.chain, number)?;
-                    match quick(bytes, value, column) {
-                        Some(end) => end,
-                        None => {
-                            let (value, end) = read(bytes, value, &mut self.text, newlines)?;
-                            append(column, value, &mut self.budget)?;
-                            end
-                        }
+            let row = table.rows();
+            let (columns, mut expected) = table.columns();
+            if let Some(last) = columns.get(chain.last()) {
+                expected = last.next;
+            }
+            // As long as the fields are those of the line before, the table is not looked at again.
+            while let Some(column) = columns.get_mut(expected as usize)
+                && let Some(value) = column.begins(bytes, at)
+            {
+                column.ready(row)?;
+                at = match quick(bytes, value, column) {
+                    Some(end) => end,
+                    None => {
+                        let (value, end) = read(bytes, value, &mut self.text, newlines)?;
+                        append(column, value, &mut self.budget)?;
+                        end
                     }
+                };
+                chain.add(expected);
+                trace.chain = chain;
+                if bytes[at] != b',' {
+                    return Ok(at);
                 }
-                None => self.field(bytes, at, trace, newlines)?,
-            };
+                at += 1;
+                expected = column.next;
+            }
+            at = self.field(bytes, at, trace, newlines)?;
+            chain = trace.chain;
             if bytes[at] != b',' {
                 return Ok(at);
             }
@@ -321,8 +336,8 @@ impl<'a> Body<'a> {
         let negative = bytes[at] == b'-';
         let start = at + usize::from(negative);
         let (number, end) = digits::append(bytes, start, 0);
-        if end - start > 18 {
-            // 19 digits may overflow, more may only when they are not zeros: let the standard library judge.
+        // 19 digits fit 64 bits, but maybe not with a sign; more fit only when they begin with zeros.
+        if end - start > 19 || number > i64::MAX as u64 {
             let Some(time) = digits::signed(&bytes[at..end]) else {
                 return refuse(format!("time '{}' does not fit 64 bits", show(&bytes[at..end])));
             };
@@ -371,6 +386,26 @@ fn quick(bytes: &[u8], at: usize, column: &mut Column) -> Option<usize> {
             values.push(number);
             end + 1
         }
+        Values::U64(values) => {
+            let (number, end) = digits::short_unsigned(bytes, at)?;
+            if bytes[end] != b'u' || !ends_value(bytes[end + 1]) {
+                return None;
+            }
+            values.push(number);
+            end + 1
+        }
+        Values::Bool(values) => {
+            let bit = match bytes[at] {
+                b't' | b'T' => true,
+                b'f' | b'F' => false,
+                _ => return None,
+            };
+            if !ends_value(bytes[at + 1]) {
+                return None;
+            }
+            values.push(bit);
+            at + 1
+        }
         Values::F64(values) => {
             let (number, end) = float::parse(bytes, at)?;
             if !ends_value(bytes[end]) {
@@ -379,7 +414,7 @@ fn quick(bytes: &[u8], at: usize, column: &mut Column) -> Option<usize> {
             values.push(number);
             end
         }
-        _ => return None,
+        Values::Str(_) => return None,
     };
     column.appended();
     Some(end)

@@ -50,7 +50,7 @@ pub(super) struct Column {
     words: [u64; 4],
     masks: [u64; 4],
     /// The column that followed this one in the last line.
-    next: u32,
+    pub(super) next: u32,
     /// Rows that the column has a value for, or a filler.
     len: usize,
     pub(super) values: Values,
@@ -102,6 +102,26 @@ pub(super) struct Chain {
     written: usize,
 }
 
+impl Chain {
+    /// The beginning of a line.
+    pub(super) fn new() -> Self {
+        Self { last: NONE, written: 0 }
+    }
+
+    /// The number of the column written last; none has it at the beginning.
+    #[inline(always)]
+    pub(super) fn last(self) -> usize {
+        self.last as usize
+    }
+
+    /// Says that the column `number` was written, and is expected at this place in the next line.
+    #[inline(always)]
+    pub(super) fn add(&mut self, number: u32) {
+        self.last = number;
+        self.written += 1;
+    }
+}
+
 impl Column {
     fn new(raw: &[u8], name: String, values: Values, capacity: usize) -> Self {
         let (mut words, mut masks) = ([0; 4], [0; 4]);
@@ -126,7 +146,7 @@ impl Column {
 
     /// Whether the bytes at `at` are this column's name and `=`; where the value begins then.
     #[inline(always)]
-    fn begins(&self, bytes: &[u8], at: usize) -> Option<usize> {
+    pub(super) fn begins(&self, bytes: &[u8], at: usize) -> Option<usize> {
         let same = match bytes.get(at..at + 32) {
             Some(window) if self.raw.len() <= 32 => {
                 let mut other = 0;
@@ -141,7 +161,14 @@ impl Column {
         same.then_some(at + self.raw.len())
     }
 
-    /// Readies the column for the value of row `row`: fills rows it lacked.
+    /// Readies the column for the value of row `row`.
+    #[inline(always)]
+    pub(super) fn ready(&mut self, row: usize) -> Step<()> {
+        if self.len == row { Ok(()) } else { self.fill(row) }
+    }
+
+    /// Fills rows that the column lacked.
+    #[inline(never)]
     fn fill(&mut self, row: usize) -> Step<()> {
         if self.len > row {
             return refuse(format!("field '{}' stands twice in the line", self.name));
@@ -291,18 +318,10 @@ impl Table {
         }
     }
 
-    /// The beginning of a line's chain of columns.
+    /// The columns and, for the first field of a line, the number of the one to expect.
     #[inline(always)]
-    pub(super) fn chain(&self) -> Chain {
-        Chain { last: NONE, written: 0 }
-    }
-
-    /// The column that followed in the line before, when its name stands at `at`: its number and where its value begins.
-    #[inline(always)]
-    pub(super) fn predict(&self, chain: Chain, bytes: &[u8], at: usize) -> Option<(u32, usize)> {
-        let number = self.columns.get(chain.last as usize).map_or(self.first, |column| column.next);
-        let value = self.columns.get(number as usize)?.begins(bytes, at)?;
-        Some((number, value))
+    pub(super) fn columns(&mut self) -> (&mut [Column], u32) {
+        (&mut self.columns, self.first)
     }
 
     /// The column whose name is spelled `raw`.
@@ -345,19 +364,15 @@ impl Table {
         Ok(number)
     }
 
-    /// The column `number`, ready for the value of the row being written.
-    #[inline(always)]
+    /// The column `number`, ready for the value of the row being written; it is expected here in the next line.
     pub(super) fn open(&mut self, chain: &mut Chain, number: u32) -> Step<&mut Column> {
         let row = self.times.len();
-        if self.columns[number as usize].len != row {
-            self.columns[number as usize].fill(row)?;
-        }
+        self.columns[number as usize].ready(row)?;
         match self.columns.get_mut(chain.last as usize) {
             Some(last) => last.next = number,
             None => self.first = number,
         }
-        chain.last = number;
-        chain.written += 1;
+        chain.add(number);
         Ok(&mut self.columns[number as usize])
     }
 
