@@ -39,6 +39,7 @@ mod heads;
 mod line;
 mod precision;
 mod refusal;
+mod scan;
 mod table;
 mod tags;
 

@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::refusal::{Step, Stop, refuse, show};
+use super::tags::{Shape, Split};
 use super::{Options, ParsedTable};
 use crate::rows::{Bits, Field, Keys, Rows, Values};
 use crate::schema::{FieldType, Role, SchemaRef, check_column_name, role_word};
@@ -65,15 +66,15 @@ pub(super) struct Column {
 #[derive(Debug)]
 pub(super) struct Table {
     name: String,
-    /// The spelling of the measurement that canonical heads begin with.
-    pub(super) raw_name: Vec<u8>,
     schema: Option<SchemaRef>,
     /// Columns that the schema lacks, in order of appearance, and by name.
     new_columns: Vec<(String, Role)>,
     new_roles: HashMap<String, Role>,
-    /// Tag keys as they stood in the last new series, each followed by `=`.
-    pub(super) tags_before: Vec<u8>,
-    pub(super) keys: Keys,
+    /// The tag keys of the last new series.
+    shape: Shape,
+    keys: Keys,
+    /// Hashes and numbers of the series.
+    by_key: HashTable<(u64, u32)>,
     series: Vec<u32>,
     times: Vec<i64>,
     columns: Vec<Column>,
@@ -226,15 +227,15 @@ impl Column {
 }
 
 impl Table {
-    pub(super) fn new(name: String, raw_name: &[u8], schema: Option<SchemaRef>, seed: u64) -> Self {
+    pub(super) fn new(name: String, schema: Option<SchemaRef>, seed: u64) -> Self {
         Self {
             name,
-            raw_name: raw_name.to_vec(),
             schema,
             new_columns: Vec::new(),
             new_roles: HashMap::new(),
-            tags_before: Vec::new(),
+            shape: Shape::default(),
             keys: Keys::default(),
+            by_key: HashTable::new(),
             series: Vec::new(),
             times: Vec::new(),
             columns: Vec::new(),
@@ -253,16 +254,37 @@ impl Table {
 
     /// Bytes of memory that a table takes before it has columns and rows.
     pub(super) fn held(&self) -> usize {
-        2 * size_of::<Self>() + 2 * self.name.len() + self.raw_name.len() + 256
+        2 * size_of::<Self>() + 2 * self.name.len() + 256
     }
 
     pub(super) fn rows(&self) -> usize {
         self.times.len()
     }
 
-    /// Number of series.
-    pub(super) fn series_count(&self) -> usize {
-        self.keys.len()
+    /// The tag keys of the last new series.
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Keeps the tag keys of a new series.
+    pub(super) fn keep_shape(&mut self, split: &Split, head: &[u8], budget: &mut Budget) -> Step<()> {
+        let before = self.shape.bytes();
+        split.keep_shape(head, &mut self.shape);
+        budget.take(self.shape.bytes() - before)
+    }
+
+    /// The number of the series with the canonical `key`, which is added when it is new.
+    pub(super) fn series_of(&mut self, key: &[u8], hash: u64, budget: &mut Budget) -> Step<u32> {
+        let known = self.by_key.find(hash, |&(other, number)| other == hash && self.keys.get(number as usize) == key);
+        if let Some(&(_, number)) = known {
+            return Ok(number);
+        }
+        // Its end among the keys, and its entry in the index, each twice for what growing leaves free.
+        budget.take(self.keys.growth(key.len()) + 2 * (4 + 20))?;
+        let number = u32::try_from(self.keys.len()).expect("a series takes bytes of a body under 4 GiB");
+        self.keys.push(key);
+        self.by_key.insert_unique(hash, (hash, number), |&(hash, _)| hash);
+        Ok(number)
     }
 
     pub(super) fn mark(&self) -> Mark {
@@ -403,7 +425,7 @@ impl Table {
             self.row_bits -= bits;
             budget.give(column.held + self.capacity * bits / 8);
         }
-        self.tags_before.clear();
+        self.shape.clear();
         for (name, _) in self.new_columns.drain(mark.new_columns..) {
             self.new_roles.remove(&name);
             budget.give(role_bytes(&name));
