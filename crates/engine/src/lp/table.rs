@@ -252,9 +252,9 @@ impl Table {
         &self.name
     }
 
-    /// Bytes of memory that a table takes before it has columns and rows.
+    /// Bytes of memory that a table takes besides columns, series and rows.
     pub(super) fn held(&self) -> usize {
-        2 * size_of::<Self>() + 2 * self.name.len() + 256
+        2 * size_of::<Self>() + 2 * self.name.len() + self.shape.bytes() + 256
     }
 
     pub(super) fn rows(&self) -> usize {
