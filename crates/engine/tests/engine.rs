@@ -263,6 +263,8 @@ async fn two_servers_on_one_store_lose_and_double_nothing_e1_e3() {
     let one = rows(&engines[0], "m").await;
     assert_eq!(one.len(), 12);
     assert!(one.iter().all(|row| row.contains("own0=") && row.contains("own1=")), "{one:?}");
-    let keyed = |rows: Vec<String>| rows.iter().map(|row| row.split(' ').collect::<std::collections::BTreeSet<_>>().len()).sum::<usize>();
+    let keyed = |rows: Vec<String>| {
+        rows.iter().map(|row| row.split(' ').collect::<std::collections::BTreeSet<_>>().len()).sum::<usize>()
+    };
     assert_eq!(keyed(rows(&engines[1], "m").await), keyed(one));
 }
