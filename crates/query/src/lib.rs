@@ -4,6 +4,7 @@
 //! `scan` and streams its rows; `encode` turns them into JSON, CSV, Parquet or text.
 
 mod catalog;
+pub mod encode;
 mod error;
 mod memory;
 mod running;
@@ -15,6 +16,7 @@ mod sql;
 mod statement;
 
 pub use datafusion::common::ScalarValue;
+pub use encode::{Encoding, encode};
 pub use error::{Error, Result};
 pub use running::{Answer, RunningQuery};
 pub use settings::Settings;
