@@ -16,6 +16,7 @@ mod sql;
 mod statement;
 
 pub use datafusion::common::ScalarValue;
+pub use encode::{Encoding, encode};
 pub use error::{Error, Result};
 pub use running::{Answer, RunningQuery};
 pub use settings::Settings;
