@@ -49,9 +49,10 @@ struct Cli {
 /// Keeps rows in the buffer, and so in the log, however many there are.
 const NO_FLUSH: &str = "\
 [engine]
+buffer_bytes_max = \"8 GiB\"
 flush_bytes = \"64 GiB\"
-flush_age_max = \"24 h\"
-flush_age = \"24 h\"
+flush_bytes_min = \"64 GiB\"
+flush_age_max_s = 86400
 wal_flush_bytes = \"64 GiB\"
 wal_bytes_max = \"64 GiB\"
 ";

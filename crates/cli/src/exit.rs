@@ -56,5 +56,8 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Kind> {
     if let Some(io) = error.downcast_ref::<std::io::Error>() {
         return Some(weir_base::error::kind_of_io(io));
     }
+    if let Some(deps) = error.downcast_ref::<weir_deps::Error>() {
+        return Some(deps.kind());
+    }
     None
 }

@@ -3,6 +3,7 @@
 //! A room's commands live in the file of its name: `journal.rs` holds `weir journal`, and so on. Each has `Args` for clap
 //! and `run`, which prints its answer to stdout, talks to people on stderr, and returns an [`Exit`].
 
+mod deps;
 mod exit;
 mod terminal;
 
@@ -29,7 +30,10 @@ struct Cli {
 
 /// One line per room.
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Check the licences and policy of a dependency set.
+    Deps(deps::Args),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, _terminal: &Terminal) -> anyhow::Result<Exit> {
-    match command {}
+fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
+    match command {
+        Command::Deps(args) => deps::run(args, terminal),
+    }
 }

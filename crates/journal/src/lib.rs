@@ -35,6 +35,8 @@ mod varint;
 mod writer;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::{Error, Result};

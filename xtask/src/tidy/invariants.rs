@@ -53,10 +53,13 @@ fn codes_in_tests<'a>(path: &'a str, text: &'a str) -> BTreeSet<&'a str> {
     lines.flat_map(|(_, line)| codes_in(line)).collect()
 }
 
-/// The codes that stand as words of their own, also as the start of a test's name (`e1_every_row...`).
+/// The codes that stand as words of their own, or begin the name of a function (`fn e1_every_row...`).
 fn codes_in(text: &str) -> BTreeSet<&str> {
-    let words = text.split(|one: char| !one.is_ascii_alphanumeric());
-    words.filter_map(|word| CODES.iter().find(|code| code.eq_ignore_ascii_case(word)).copied()).collect()
+    let words = text.split(|one: char| !one.is_ascii_alphanumeric() && one != '_');
+    let as_words = words.filter_map(|word| CODES.iter().find(|code| **code == word).copied());
+    let names = text.split("fn ").skip(1).filter_map(|rest| rest.split('_').next());
+    let as_names = names.filter_map(|name| CODES.iter().find(|code| code.to_ascii_lowercase() == name).copied());
+    as_words.chain(as_names).collect()
 }
 
 #[cfg(test)]
@@ -79,6 +82,7 @@ mod tests {
     fn a_code_counts_only_in_a_test() {
         assert_eq!(found("//! J1\nfn j1() {}\n", ""), ["no test names J1"]);
         assert_eq!(found("//! x\n#[cfg(test)]\nmod tests {\n    // J1\n}\n", ""), Vec::<String>::new());
+        assert_eq!(found("//! x\n#[cfg(test)]\nmod tests {\n    // \\j1 a_J1_b\n}\n", ""), ["no test names J1"]);
         assert_eq!(found("//! x\n#[cfg(test)]\nmod tests {\n    fn j1_torn() {}\n}\n", ""), Vec::<String>::new());
     }
 
