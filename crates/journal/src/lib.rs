@@ -44,6 +44,8 @@ mod writer;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod query_tests;
+#[cfg(test)]
 mod tests;
 
 pub use compact::{Compacted, Compaction, Keep, Retention};
