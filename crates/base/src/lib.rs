@@ -15,6 +15,7 @@ pub mod error;
 pub mod file;
 pub mod id;
 pub mod lock;
+pub mod machine;
 pub mod random;
 pub mod size;
 

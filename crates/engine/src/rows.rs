@@ -83,6 +83,35 @@ impl Rows {
 }
 
 impl Field {
+    /// A field that `len` earlier rows lack.
+    pub fn absent(name: &str, kind: FieldType, len: usize) -> Self {
+        let mut field = Self { name: name.to_owned(), values: Values::new(kind), present: None };
+        field.pad_to(len);
+        field
+    }
+
+    /// Appends rows without this field until there are `len`.
+    pub fn pad_to(&mut self, len: usize) {
+        let old = self.values.len();
+        if old < len {
+            self.present.get_or_insert_with(|| Bits::repeat(true, old)).extend_to(len, false);
+            self.values.resize(len);
+        }
+    }
+
+    /// Appends the rows of `other`, which has the same name and type.
+    pub fn append(&mut self, other: &Field) {
+        let (old, new) = (self.values.len(), self.values.len() + other.values.len());
+        if self.present.is_some() || other.present.is_some() {
+            let present = self.present.get_or_insert_with(|| Bits::repeat(true, old));
+            match &other.present {
+                None => present.extend_to(new, true),
+                Some(bits) => (0..bits.len()).for_each(|index| present.push(bits.get(index))),
+            }
+        }
+        self.values.append(&other.values);
+    }
+
     /// Bytes of memory held, by capacity, without the struct itself.
     pub fn bytes(&self) -> usize {
         self.name.capacity()
@@ -125,6 +154,23 @@ impl Values {
         }
     }
 
+    /// Appends values of the same type.
+    ///
+    /// # Panics
+    /// When the types differ: schemas are checked before rows are built.
+    fn append(&mut self, other: &Values) {
+        match (self, other) {
+            (Values::F64(mine), Values::F64(theirs)) => mine.extend_from_slice(theirs),
+            (Values::I64(mine), Values::I64(theirs)) => mine.extend_from_slice(theirs),
+            (Values::U64(mine), Values::U64(theirs)) => mine.extend_from_slice(theirs),
+            (Values::Bool(mine), Values::Bool(theirs)) => {
+                (0..theirs.len()).for_each(|index| mine.push(theirs.get(index)))
+            }
+            (Values::Str(mine), Values::Str(theirs)) => theirs.iter().for_each(|text| mine.push(text)),
+            (mine, theirs) => panic!("values of {} appended to {}", theirs.kind().word(), mine.kind().word()),
+        }
+    }
+
     /// Number of values.
     pub fn len(&self) -> usize {
         match self {
@@ -140,6 +186,31 @@ impl Values {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Cuts to `len` values, or fills up to `len` with zeros, false and empty text.
+    pub fn resize(&mut self, len: usize) {
+        match self {
+            Values::F64(values) => values.resize(len, 0.0),
+            Values::I64(values) => values.resize(len, 0),
+            Values::U64(values) => values.resize(len, 0),
+            Values::Bool(bits) => {
+                bits.truncate(len);
+                bits.extend_to(len, false);
+            }
+            Values::Str(text) => text.resize(len),
+        }
+    }
+
+    /// Makes room for `len` values in all (text: for their ends, not their bytes).
+    pub fn reserve(&mut self, len: usize) {
+        match self {
+            Values::F64(values) => values.reserve_exact(len.saturating_sub(values.len())),
+            Values::I64(values) => values.reserve_exact(len.saturating_sub(values.len())),
+            Values::U64(values) => values.reserve_exact(len.saturating_sub(values.len())),
+            Values::Bool(bits) => bits.bytes.reserve_exact(len.div_ceil(8).saturating_sub(bits.bytes.len())),
+            Values::Str(text) => text.reserve(len),
+        }
+    }
 }
 
 impl Keys {
@@ -153,6 +224,24 @@ impl Keys {
     pub fn push(&mut self, key: &[u8]) {
         self.bytes.extend_from_slice(key);
         self.ends.push(u32::try_from(self.bytes.len()).expect("bounded by the body limit"));
+    }
+
+    /// Cuts to the first `len`, or fills up to `len` with empty ones.
+    pub fn resize(&mut self, len: usize) {
+        if len < self.ends.len() {
+            self.bytes.truncate(if len == 0 { 0 } else { self.ends[len - 1] as usize });
+        }
+        self.ends.resize(len, u32::try_from(self.bytes.len()).expect("bounded by the body limit"));
+    }
+
+    /// Makes room for the ends of `len` in all.
+    pub fn reserve(&mut self, len: usize) {
+        self.ends.reserve_exact(len.saturating_sub(self.ends.len()));
+    }
+
+    /// Bytes that the next `push` of `len` bytes adds to the memory held: none while they fit, else as much again.
+    pub fn growth(&self, len: usize) -> usize {
+        if self.bytes.capacity() - self.bytes.len() >= len { 0 } else { len.max(self.bytes.capacity()).max(8) }
     }
 
     /// Number `index`.
@@ -276,6 +365,21 @@ impl Bits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn appended_fields_keep_who_has_what() {
+        let mut field = Field::absent("v", FieldType::I64, 2);
+        field.append(&Field { name: "v".into(), values: Values::I64(vec![7, 8]), present: None });
+        field.pad_to(5);
+        assert_eq!(field.values, Values::I64(vec![0, 0, 7, 8, 0]));
+        assert_eq!((0..5).map(|row| field.has(row)).collect::<Vec<_>>(), [false, false, true, true, false]);
+        let mut text = Field { name: "t".into(), values: Values::new(FieldType::Str), present: None };
+        let mut keys = Keys::default();
+        keys.push(b"one");
+        text.append(&Field { name: "t".into(), values: Values::Str(keys), present: None });
+        text.pad_to(3);
+        assert!(matches!(&text.values, Values::Str(keys) if keys.iter().eq([&b"one"[..], b"", b""])));
+    }
 
     #[test]
     fn bits_match_a_list_of_bools() {

@@ -1,0 +1,199 @@
+//! Fewer, larger files with the same rows: merges runs of files that are neighbours in write order (E3).
+//!
+//! A set of files may be merged into one when no live file outside the set that may share keys with it lies between its
+//! members in write order; the result spans their order. The store checks that again at the commit, where it also checks
+//! that every input is still live, so two servers that compact the same files cannot both win. Readers keep the snapshot
+//! they have; replaced files stay until vacuum.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::StreamExt;
+
+use crate::engine::{Engine, Shared};
+use crate::error::Result;
+use crate::store::file::DataFile;
+use crate::store::{Change, Snapshot, Table};
+use crate::table::TableState;
+
+/// Files with fewer rows than this share of `compact_rows` count as small.
+const SMALL_SHARE: usize = 8;
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// Files replaced.
+    pub files_before: usize,
+    /// Files that replaced them.
+    pub files_after: usize,
+    /// Rows in the new files.
+    pub rows: u64,
+}
+
+impl Engine {
+    /// Merges all files of a table that may share keys, and small neighbours, until neither are left; all tables of the
+    /// database when `table` is `None`. Rows still in the buffer are not touched: flush first for a table of one row a key.
+    ///
+    /// # Errors
+    /// `not found` when there is no such table; `conflict`, to be tried again, when another server changed the files.
+    pub async fn compact(&self, database: &str, table: Option<&str>) -> Result<Compacted> {
+        let names = match table {
+            Some(table) => vec![table.to_owned()],
+            None => self.tables(database).await?,
+        };
+        let mut total = Compacted::default();
+        for name in names {
+            let state = self.shared.table(database, &name).await?.filter(|state| state.exists()).ok_or_else(|| {
+                crate::Error::new(
+                    weir_base::Kind::NotFound,
+                    format!("there is no table '{name}' in database '{database}'"),
+                )
+            })?;
+            while let Some(done) = compact_once(&self.shared, &state, true).await? {
+                total.files_before += done.files_before;
+                total.files_after += done.files_after;
+                total.rows += done.rows;
+            }
+        }
+        Ok(total)
+    }
+}
+
+/// Compacts a table in the background when it has grown many small files.
+pub(crate) fn spawn_if_due(shared: &Arc<Shared>, state: Arc<TableState>) {
+    let Some(snapshot) = state.snapshot() else { return };
+    if snapshot.files.len() < shared.config.compact_files || choose(shared, &snapshot, false).is_none() {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let stop = shared.stop.clone();
+        let work = compact_once(&shared, &state, false);
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = stop.cancelled() => return,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(table = %state.name, error = %weir_base::error::chain(&error), "compaction failed");
+        }
+    });
+}
+
+/// One merge, or `None` when nothing is worth merging or somebody else is at it.
+async fn compact_once(shared: &Arc<Shared>, state: &Arc<TableState>, wait: bool) -> Result<Option<Compacted>> {
+    let _lease = if wait {
+        state.compacting.lock().await
+    } else {
+        match state.compacting.try_lock() {
+            Ok(lease) => lease,
+            Err(_) => return Ok(None),
+        }
+    };
+    let Some(table) = state.stored() else { return Ok(None) };
+    let snapshot = if shared.store.is_shared() { table.refresh().await? } else { table.snapshot() };
+    let Some(inputs) = choose(shared, &snapshot, wait) else { return Ok(None) };
+    let done = merge_files(shared, &table, &snapshot, inputs, state).await?;
+    shared.counters.compactions.fetch_add(1, Ordering::Relaxed);
+    Ok(Some(done))
+}
+
+async fn merge_files(
+    shared: &Arc<Shared>,
+    table: &Arc<Table>,
+    snapshot: &Arc<Snapshot>,
+    inputs: Vec<Arc<DataFile>>,
+    state: &Arc<TableState>,
+) -> Result<Compacted> {
+    let mut streams = Vec::with_capacity(inputs.len());
+    for file in &inputs {
+        streams.push(table.read_file(file, &snapshot.schema).await?);
+    }
+    let mut merged = crate::read::merged(&snapshot.schema, streams)?;
+    let sub_micro = inputs.iter().any(|file| file.sub_micro() != Some(false));
+    let mut add = Vec::new();
+    let mut rows = 0;
+    // The writer takes what the merge gives as it comes: neither holds more than a few batches.
+    loop {
+        let mut writer = table.file_writer(&snapshot.schema, sub_micro);
+        while writer.rows() < shared.config.compact_rows as u64 {
+            let Some(batch) = merged.next().await else { break };
+            let batch = batch?;
+            writer = crate::flush::blocking(move || writer.write(&batch).map(|()| writer)).await?;
+        }
+        if writer.rows() == 0 {
+            break;
+        }
+        rows += writer.rows();
+        add.push(table.finish_file(writer).await?);
+    }
+    let done = Compacted { files_before: inputs.len(), files_after: add.len(), rows };
+    table.commit(Change::compaction(inputs, add)).await?;
+    state.committed(table.snapshot(), false);
+    Ok(done)
+}
+
+/// The files to merge next, oldest first: a group that may share keys (`thorough`, or when it is small), else a run of small
+/// neighbours.
+fn choose(shared: &Shared, snapshot: &Snapshot, thorough: bool) -> Option<Vec<Arc<DataFile>>> {
+    let groups = overlap_groups(&snapshot.files);
+    let rows = |group: &[Arc<DataFile>]| group.iter().map(|file| file.rows as usize).sum::<usize>();
+    let overlapping = groups.iter().filter(|group| group.len() > 1);
+    let chosen = overlapping.min_by_key(|group| rows(group));
+    if let Some(group) = chosen.filter(|group| thorough || rows(group) <= shared.config.compact_rows) {
+        return Some(group.clone());
+    }
+    let small = shared.config.compact_rows / SMALL_SHARE;
+    let mut run: Vec<Arc<DataFile>> = Vec::new();
+    let mut alone: Vec<&Arc<DataFile>> =
+        groups.iter().filter(|group| group.len() == 1).map(|group| &group[0]).collect();
+    // Neighbours in time make files with narrow time ranges; nothing shares keys with any of them, so any set is allowed.
+    alone.sort_by_key(|file| file.time_min);
+    for file in alone {
+        if file.rows as usize >= small {
+            if run.len() > 1 {
+                break;
+            }
+            run.clear();
+        } else if rows(&run) + file.rows as usize > shared.config.compact_rows {
+            break;
+        } else {
+            run.push(Arc::clone(file));
+        }
+    }
+    let least = if thorough { 2 } else { shared.config.compact_files / 2 };
+    run.sort_by_key(|file| file.order);
+    (run.len() >= least.max(2)).then_some(run)
+}
+
+/// Files in groups such that files of different groups cannot share keys; each group oldest first.
+fn overlap_groups(files: &[Arc<DataFile>]) -> Vec<Vec<Arc<DataFile>>> {
+    let mut by_time: Vec<&Arc<DataFile>> = files.iter().collect();
+    by_time.sort_by_key(|file| file.time_min);
+    let mut groups: Vec<Vec<Arc<DataFile>>> = Vec::new();
+    let mut open: Vec<usize> = Vec::new();
+    for file in by_time {
+        open.retain(|&group| groups[group].iter().any(|other| other.time_max >= file.time_min));
+        let touching: Vec<usize> = open
+            .iter()
+            .copied()
+            .filter(|&group| groups[group].iter().any(|other| other.may_share_keys(file)))
+            .collect();
+        match touching.split_first() {
+            None => {
+                open.push(groups.len());
+                groups.push(vec![Arc::clone(file)]);
+            }
+            Some((&first, rest)) => {
+                for &other in rest {
+                    let moved = std::mem::take(&mut groups[other]);
+                    groups[first].extend(moved);
+                }
+                open.retain(|group| !rest.contains(group));
+                groups[first].push(Arc::clone(file));
+            }
+        }
+    }
+    groups.retain(|group| !group.is_empty());
+    groups.iter_mut().for_each(|group| group.sort_by_key(|file| file.order));
+    groups
+}
