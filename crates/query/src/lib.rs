@@ -4,6 +4,7 @@
 //! `scan` and streams its rows; `encode` turns them into JSON, CSV, Parquet or text.
 
 mod catalog;
+pub mod encode;
 mod error;
 mod memory;
 mod running;
