@@ -9,28 +9,41 @@ use weir_base::Kind;
 #[allow(dead_code, reason = "the codes are a promise; commands use them as they come")]
 pub(crate) enum Exit {
     /// Done.
-    Done = 0,
+    Done,
     /// The check or comparison failed.
-    Failed = 1,
+    Failed,
     /// Bad usage or bad input.
-    Usage = 2,
+    Usage,
     /// The named thing does not exist.
-    NotFound = 3,
+    NotFound,
     /// Conflict or stale plan.
-    Conflict = 4,
+    Conflict,
     /// Some of it was done.
-    Partial = 5,
+    Partial,
     /// Unavailable or timed out.
-    Unavailable = 6,
+    Unavailable,
     /// Damaged data.
-    Damaged = 7,
+    Damaged,
     /// A bug in Weir.
-    Bug = 70,
+    Bug,
+    /// As the command that was run, or repeated, ended.
+    Command(u8),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotFound => 3,
+            Exit::Conflict => 4,
+            Exit::Partial => 5,
+            Exit::Unavailable => 6,
+            Exit::Damaged => 7,
+            Exit::Bug => 70,
+            Exit::Command(code) => code,
+        })
     }
 }
 
@@ -55,6 +68,12 @@ pub(crate) fn of_error(error: &anyhow::Error) -> Exit {
 fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Kind> {
     if let Some(io) = error.downcast_ref::<std::io::Error>() {
         return Some(weir_base::error::kind_of_io(io));
+    }
+    if let Some(cache) = error.downcast_ref::<weir_cache::Error>() {
+        return Some(cache.kind());
+    }
+    if let Some(deps) = error.downcast_ref::<weir_deps::Error>() {
+        return Some(deps.kind());
     }
     None
 }

@@ -3,6 +3,8 @@
 //! A room's commands live in the file of its name: `journal.rs` holds `weir journal`, and so on. Each has `Args` for clap
 //! and `run`, which prints its answer to stdout, talks to people on stderr, and returns an [`Exit`].
 
+mod cache;
+mod deps;
 mod exit;
 mod terminal;
 
@@ -29,7 +31,12 @@ struct Cli {
 
 /// One line per room.
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Keep bytes by key: memory, disk, Redis; bounded, shared by processes.
+    Cache(cache::Args),
+    /// Check the licences and policy of a dependency set.
+    Deps(deps::Args),
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -43,6 +50,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, _terminal: &Terminal) -> anyhow::Result<Exit> {
-    match command {}
+fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
+    match command {
+        Command::Cache(args) => cache::run(args, terminal),
+        Command::Deps(args) => deps::run(args, terminal),
+    }
 }

@@ -44,7 +44,10 @@ impl Engine {
         let mut total = Compacted::default();
         for name in names {
             let state = self.shared.table(database, &name).await?.filter(|state| state.exists()).ok_or_else(|| {
-                crate::Error::new(weir_base::Kind::NotFound, format!("there is no table '{name}' in database '{database}'"))
+                crate::Error::new(
+                    weir_base::Kind::NotFound,
+                    format!("there is no table '{name}' in database '{database}'"),
+                )
             })?;
             while let Some(done) = compact_once(&self.shared, &state, true).await? {
                 total.files_before += done.files_before;
@@ -101,34 +104,31 @@ async fn merge_files(
     inputs: Vec<Arc<DataFile>>,
     state: &Arc<TableState>,
 ) -> Result<Compacted> {
-    let order = (
-        inputs.iter().map(|file| file.order.0).min().unwrap_or_default(),
-        inputs.iter().map(|file| file.order.1).max().unwrap_or_default(),
-    );
     let mut streams = Vec::with_capacity(inputs.len());
     for file in &inputs {
         streams.push(table.read_file(file, &snapshot.schema).await?);
     }
-    let mut merged = crate::merge::merge(streams, &snapshot.schema)?;
+    let mut merged = crate::read::merged(&snapshot.schema, streams)?;
+    let sub_micro = inputs.iter().any(|file| file.sub_micro() != Some(false));
     let mut add = Vec::new();
     let mut rows = 0;
     // The writer takes what the merge gives as it comes: neither holds more than a few batches.
     loop {
-        let mut writer = table.file_writer(&snapshot.schema)?;
-        while writer.rows() < shared.config.compact_rows {
+        let mut writer = table.file_writer(&snapshot.schema, sub_micro);
+        while writer.rows() < shared.config.compact_rows as u64 {
             let Some(batch) = merged.next().await else { break };
-            writer.write(batch?).await?;
+            let batch = batch?;
+            writer = crate::flush::blocking(move || writer.write(&batch).map(|()| writer)).await?;
         }
         if writer.rows() == 0 {
             break;
         }
-        rows += writer.rows() as u64;
-        add.push(writer.finish().await?);
+        rows += writer.rows();
+        add.push(table.finish_file(writer).await?);
     }
     let done = Compacted { files_before: inputs.len(), files_after: add.len(), rows };
-    let change = Change { add, remove: inputs, order: Some(order), operation: "OPTIMIZE".to_owned(), ..Change::default() };
-    let committed = table.commit(change).await?;
-    state.committed(committed, false);
+    table.commit(Change::compaction(inputs, add)).await?;
+    state.committed(table.snapshot(), false);
     Ok(done)
 }
 
@@ -144,7 +144,8 @@ fn choose(shared: &Shared, snapshot: &Snapshot, thorough: bool) -> Option<Vec<Ar
     }
     let small = shared.config.compact_rows / SMALL_SHARE;
     let mut run: Vec<Arc<DataFile>> = Vec::new();
-    let mut alone: Vec<&Arc<DataFile>> = groups.iter().filter(|group| group.len() == 1).map(|group| &group[0]).collect();
+    let mut alone: Vec<&Arc<DataFile>> =
+        groups.iter().filter(|group| group.len() == 1).map(|group| &group[0]).collect();
     // Neighbours in time make files with narrow time ranges; nothing shares keys with any of them, so any set is allowed.
     alone.sort_by_key(|file| file.time_min);
     for file in alone {
@@ -172,8 +173,11 @@ fn overlap_groups(files: &[Arc<DataFile>]) -> Vec<Vec<Arc<DataFile>>> {
     let mut open: Vec<usize> = Vec::new();
     for file in by_time {
         open.retain(|&group| groups[group].iter().any(|other| other.time_max >= file.time_min));
-        let touching: Vec<usize> =
-            open.iter().copied().filter(|&group| groups[group].iter().any(|other| other.may_share_keys(file))).collect();
+        let touching: Vec<usize> = open
+            .iter()
+            .copied()
+            .filter(|&group| groups[group].iter().any(|other| other.may_share_keys(file)))
+            .collect();
         match touching.split_first() {
             None => {
                 open.push(groups.len());

@@ -13,9 +13,9 @@ use crate::config::Config;
 use crate::dictionary::SeriesLimit;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
-use crate::read::ReadSnapshot;
+use crate::read::{ReadSnapshot, Tables};
 use crate::recover;
-use crate::store::Store;
+use crate::store::{Store, StoreEnv, StoreOptions};
 use crate::table::TableState;
 
 /// The seams that an engine works through.
@@ -209,7 +209,9 @@ impl Engine {
         });
         let journal = self.shared.journal.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(journal) = journal {
-            crate::flush::blocking(move || journal.stop().map_err(crate::ingest::from_journal)).await?;
+            // A request that still holds it closes it when it ends.
+            let close = move || Arc::into_inner(journal).map_or(Ok(()), Journal::close);
+            crate::flush::blocking(move || close().map_err(crate::ingest::from_journal)).await?;
         }
         flushed.map(drop)
     }
@@ -219,7 +221,8 @@ impl Engine {
     /// # Errors
     /// `unavailable` when the catalog cannot be read.
     pub async fn databases(&self) -> Result<Vec<String>> {
-        let mut names: BTreeSet<String> = self.shared.store.catalog().await?.databases().map(str::to_owned).collect();
+        self.refresh_catalog().await?;
+        let mut names: BTreeSet<String> = self.shared.store.tables().into_iter().map(|entry| entry.database).collect();
         let loaded = self.shared.tables.all().into_iter();
         names.extend(loaded.filter(|table| table.exists()).map(|table| table.database.clone()));
         Ok(names.into_iter().collect())
@@ -230,9 +233,13 @@ impl Engine {
     /// # Errors
     /// `unavailable` when the catalog cannot be read.
     pub async fn tables(&self, database: &str) -> Result<Vec<String>> {
-        let mut names: BTreeSet<String> = self.shared.store.catalog().await?.tables(database).map(str::to_owned).collect();
+        self.refresh_catalog().await?;
+        let stored = self.shared.store.tables().into_iter().filter(|entry| entry.database == database);
+        let mut names: BTreeSet<String> = stored.map(|entry| entry.table).collect();
         let loaded = self.shared.tables.all().into_iter();
-        names.extend(loaded.filter(|table| table.database == database && table.exists()).map(|table| table.name.clone()));
+        names.extend(
+            loaded.filter(|table| table.database == database && table.exists()).map(|table| table.name.clone()),
+        );
         Ok(names.into_iter().collect())
     }
 
@@ -241,14 +248,21 @@ impl Engine {
     /// # Errors
     /// `unavailable` when the store does not answer.
     pub async fn snapshot(&self, database: &str, table: &str) -> Result<Option<ReadSnapshot>> {
-        let Some(state) = self.shared.table(database, table).await? else { return Ok(None) };
-        if !state.exists() {
-            return Ok(None);
+        let mut found = self.shared.table(database, table).await?.filter(|state| state.exists());
+        if found.is_none() && self.shared.store.is_shared() {
+            // Another server may have made it since the catalog was read.
+            self.shared.store.refresh().await?;
+            found = self.shared.table(database, table).await?.filter(|state| state.exists());
         }
+        let Some(state) = found else { return Ok(None) };
         if let Some(stored) = state.stored().filter(|_| self.shared.store.is_shared()) {
             state.committed(stored.refresh().await?, false);
         }
         crate::flush::blocking(move || state.read()).await.map(Some)
+    }
+
+    async fn refresh_catalog(&self) -> Result<()> {
+        if self.shared.store.is_shared() { self.shared.store.refresh().await } else { Ok(()) }
     }
 
     /// The store behind the tables.
@@ -283,6 +297,25 @@ impl Engine {
             series: shared.series_limit.used(),
             tables: shared.tables.len() as u64,
         }
+    }
+}
+
+#[async_trait::async_trait]
+impl Tables for Engine {
+    async fn databases(&self) -> Result<Vec<String>> {
+        Engine::databases(self).await
+    }
+
+    async fn tables(&self, database: &str) -> Result<Vec<String>> {
+        Engine::tables(self, database).await
+    }
+
+    async fn snapshot(&self, database: &str, table: &str) -> Result<Option<ReadSnapshot>> {
+        Engine::snapshot(self, database, table).await
+    }
+
+    fn objects(&self) -> Arc<dyn object_store::ObjectStore> {
+        self.shared.store.objects()
     }
 }
 
@@ -327,19 +360,25 @@ fn prepare_folder(config: &Config, env: &Env) -> Result<FileLock> {
     let context = |what: &str| format!("cannot {what} {}", data.display());
     env.fs.create_dir_all(&data.join("wal")).map_err(|error| Error::io(context("make the folder"), error))?;
     FileLock::acquire(&data.join("lock"), &config.owner, Duration::ZERO).map_err(|error| match error {
-        LockError::Held { holder, .. } => Error::new(Kind::Conflict, format!("{} is in use by {holder}", data.display())),
+        LockError::Held { holder, .. } => {
+            Error::new(Kind::Conflict, format!("{} is in use by {holder}", data.display()))
+        }
         LockError::Io(error) => Error::io(context("lock"), error),
     })
 }
 
 fn open_journal(config: &Config, env: &Env, wal: &std::path::Path) -> Result<(Journal, Option<String>)> {
     let journal_env = weir_journal::Env { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock) };
-    let options = weir_journal::Options::default();
+    let options =
+        weir_journal::Options { codec: weir_journal::Codec::Lz4, lock_wait: Duration::ZERO, ..Default::default() };
     let (journal, recovery) = Journal::open(journal_env, wal, &config.owner, options).map_err(|error| {
         let kind = error.kind();
         Error::wrap(kind, "cannot open the write-ahead log ('weir doctor' says what can be saved)", error)
     })?;
-    Ok((journal, recovery.torn_tail()))
+    let torn = recovery.torn.map(|torn| {
+        format!("{}: {} unacknowledged bytes cut at offset {}", torn.file.display(), torn.bytes, torn.offset)
+    });
+    Ok((journal, torn))
 }
 
 async fn open_store(config: &Config, env: &Env) -> Result<Store> {
@@ -347,6 +386,8 @@ async fn open_store(config: &Config, env: &Env) -> Result<Store> {
         Some(location) => (location.clone(), true),
         None => (config.data.join("tables").to_string_lossy().into_owned(), false),
     };
-    let options = crate::store::StoreOptions { shared, settings: config.store_options.clone(), ..Default::default() };
-    Store::open(&location, options, env.clone()).await
+    let options =
+        StoreOptions { shared, provider: config.store_options.iter().cloned().collect(), ..StoreOptions::default() };
+    let seams = StoreEnv { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock), random: Arc::clone(&env.random) };
+    Store::open(&location, &options, seams).await
 }

@@ -11,9 +11,10 @@ use weir_base::Kind;
 
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
-use crate::schema::{SchemaRef, TableSchema};
+use crate::read::SortedRows;
+use crate::schema::SchemaRef;
 use crate::sort::{Sorted, TagForm};
-use crate::store::{Change, NewFile, Table};
+use crate::store::{Change, FileWriter, NewFile, Table};
 use crate::table::{Frozen, TableState};
 
 /// Rows in one batch handed to the Parquet writer.
@@ -83,53 +84,53 @@ async fn commit(shared: &Arc<Shared>, state: &Arc<TableState>, frozen: &Arc<Froz
         let frozen = Arc::clone(frozen);
         blocking(move || frozen.sorted()).await?
     };
-    let table = shared.store_table(state, &frozen.schema).await?;
-    let rows = sorted.rows() as u64;
+    let table = shared.store_table(state).await?;
+    let rows = sorted.len() as u64;
     let file = write_sorted(&table, &frozen.schema, sorted).await?;
-    let change = Change {
-        add: vec![file],
-        schema: Some(Arc::clone(&frozen.schema)),
-        txn: Some((shared.writer.clone(), frozen.last as i64)),
-        operation: "WRITE".to_owned(),
-        ..Change::default()
-    };
-    let snapshot = table.commit(change).await?;
-    state.committed(snapshot, true);
+    let txn = (shared.writer.clone(), frozen.last as i64);
+    table.commit(Change::flush(vec![file], Some(txn))).await?;
+    state.committed(table.snapshot(), true);
     shared.counters.rows_flushed.fetch_add(rows, Ordering::Relaxed);
     Ok(rows)
 }
 
+/// Gathers and encodes a batch at a time, so that no second copy of the rows exists.
 async fn write_sorted(table: &Arc<Table>, schema: &SchemaRef, sorted: Arc<Sorted>) -> Result<NewFile> {
+    let mut writer = table.file_writer(schema, sorted.has_sub_micro());
     let columns: Vec<usize> = (0..=schema.columns().len()).collect();
-    let starts = (0..sorted.rows()).step_by(BATCH_ROWS);
-    let batches = starts.map(move |start| {
-        let end = (start + BATCH_ROWS).min(sorted.rows());
-        sorted.columns_of(start..end, &columns, TagForm::Dictionary)
-    });
-    table.write_file(schema, Box::new(batches)).await
+    let encode = move || -> Result<FileWriter> {
+        for start in (0..sorted.len()).step_by(BATCH_ROWS) {
+            let end = (start + BATCH_ROWS).min(sorted.len());
+            writer.write(&sorted.columns_of(start..end, &columns, TagForm::Dictionary)?)?;
+        }
+        Ok(writer)
+    };
+    table.finish_file(blocking(encode).await?).await
 }
 
 /// Runs CPU work off the runtime's threads.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::wrap(Kind::Internal, "a background task panicked", error))?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::wrap(Kind::Internal, "a background task panicked", error))?
 }
 
 impl Shared {
     /// The table in the store, made there when this is its first flush.
-    pub(crate) async fn store_table(&self, state: &Arc<TableState>, schema: &TableSchema) -> Result<Arc<Table>> {
+    pub(crate) async fn store_table(&self, state: &Arc<TableState>) -> Result<Arc<Table>> {
         if let Some(table) = state.stored() {
             return Ok(table);
         }
-        let table = self.store.create_table(&state.database, &state.name, schema).await?;
+        let table = self.store.create_table(&state.database, &state.name).await?;
         state.set_stored(&table);
         Ok(table)
     }
 
     /// Commits new columns to a shared store before any row that needs them is acknowledged (E3).
     pub(crate) async fn store_columns(&self, state: &Arc<TableState>, schema: &SchemaRef) -> Result<SchemaRef> {
-        let table = self.store_table(state, schema).await?;
-        let change = Change { schema: Some(Arc::clone(schema)), operation: "ADD COLUMNS".to_owned(), ..Change::default() };
-        let snapshot = table.commit(change).await?;
+        let table = self.store_table(state).await?;
+        table.commit(Change::columns(Arc::clone(schema))).await?;
+        let snapshot = table.snapshot();
         let stored = Arc::clone(&snapshot.schema);
         state.committed(snapshot, false);
         Ok(stored)
@@ -141,7 +142,8 @@ impl Shared {
         blocking(move || {
             // Read before the tables: what is applied later has a higher sequence than this.
             let applied = shared.applied.load(Ordering::Acquire);
-            let first = shared.tables.all().iter().filter_map(|table| table.buffered()).map(|buffered| buffered.first).min();
+            let first =
+                shared.tables.all().iter().filter_map(|table| table.buffered()).map(|buffered| buffered.first).min();
             let needed = first.unwrap_or(u64::MAX).min(applied + 1);
             shared.journal()?.trim_before(needed).map_err(crate::ingest::from_journal)
         })

@@ -94,7 +94,11 @@ impl Engine {
         shared.check_open()?;
         crate::names::check_database(database)?;
         shared.check_wal_room(0)?;
-        let schemas = DatabaseSchemas { shared: Arc::clone(shared), database: database.to_owned(), runtime: tokio::runtime::Handle::current() };
+        let schemas = DatabaseSchemas {
+            shared: Arc::clone(shared),
+            database: database.to_owned(),
+            runtime: tokio::runtime::Handle::current(),
+        };
         let parse = Options {
             precision: options.precision,
             line_bytes_max: shared.config.line_bytes_max.bytes() as usize,
@@ -145,7 +149,8 @@ impl Write {
     /// another request gave a new column another type in the meantime.
     pub async fn commit(self) -> Result<Written> {
         let Write { shared, database, options, parser, mut memory } = self;
-        let Parsed { tables, rejected, rejected_count: rejected_total, rows } = parser.finish()?;
+        let parsed = crate::flush::blocking(move || parser.finish()).await?;
+        let Parsed { tables, rejected, rejected_count: rejected_total, rows } = parsed;
         let tables: Vec<Rows> = tables.into_iter().map(|table| table.rows).collect();
         if rows == 0 || (rejected_total > 0 && !options.accept_partial) {
             return Ok(Written { rows: 0, rejected, rejected_total });
@@ -164,7 +169,13 @@ struct Part {
     memory: Reservation,
 }
 
-async fn append(shared: &Arc<Shared>, database: &str, tables: Vec<Rows>, memory: Reservation, no_sync: bool) -> Result<usize> {
+async fn append(
+    shared: &Arc<Shared>,
+    database: &str,
+    tables: Vec<Rows>,
+    memory: Reservation,
+    no_sync: bool,
+) -> Result<usize> {
     let mut states = Vec::with_capacity(tables.len());
     let mut widens = false;
     for rows in &tables {
@@ -209,11 +220,18 @@ async fn submit(
             shared.check_wal_room(payload.len() as u64)?;
             let parts = prepare(tables, states, wider, memory)?;
             let durability = if no_sync { Durability::None } else { Durability::Durable };
-            let record =
-                Record { time: shared.env.clock.now(), kind: wal::KIND_ROWS, key: database.as_bytes(), payload: &payload };
+            let record = Record {
+                time: shared.env.clock.now(),
+                kind: wal::KIND_ROWS,
+                key: database.as_bytes(),
+                payload: &payload,
+            };
             let visible = Arc::clone(&shared);
             let done = move |outcome: weir_journal::Result<weir_journal::Appended>| {
-                let _ = answer.send(outcome.map_err(from_journal).map(|appended| show(&visible, parts, appended.last)));
+                let rows = outcome.map_err(from_journal).map(|appended| show(&visible, parts, appended.last));
+                // Whoever is answered may close the engine: keep nothing of it alive past the answer.
+                drop(visible);
+                let _ = answer.send(rows);
             };
             shared.journal()?.submit(&[record], durability, done).map_err(from_journal)
         }
@@ -222,7 +240,9 @@ async fn submit(
         .await
         .map_err(|error| Error::wrap(Kind::Internal, "a write panicked", error))?
         .inspect_err(|error| shared.note_refusal(error))?;
-    answered.await.map_err(|_| Error::new(Kind::Unavailable, "the write-ahead log stopped").with_retry(Retry::Backoff))?
+    answered
+        .await
+        .map_err(|_| Error::new(Kind::Unavailable, "the write-ahead log stopped").with_retry(Retry::Backoff))?
 }
 
 fn prepare(

@@ -3,18 +3,28 @@
 //! The flow of a write: `lp` parses text into [`rows`]; the WAL appends them to the journal; the buffer shows them to
 //! queries; flush sorts them into Parquet and commits them to a Delta table of the `store`.
 
+mod background;
 pub mod chunk;
+pub mod compact;
 pub mod config;
 pub mod dictionary;
+pub mod engine;
 pub mod error;
+pub mod flush;
+pub mod ingest;
+pub mod lp;
 pub mod memory;
 pub mod merge;
+pub mod names;
 pub mod read;
+mod recover;
 pub mod rows;
 pub mod schema;
 pub mod series;
 pub mod sort;
 pub mod store;
+pub mod table;
 pub mod wal;
 
+pub use engine::Engine;
 pub use error::{Error, Result};

@@ -143,6 +143,21 @@ pub struct ReadSnapshot {
     pub runs: Vec<MemoryRun>,
 }
 
+/// Merges sorted inputs in the logical layout of `schema`, the oldest first, into rows of one per key.
+///
+/// # Errors
+/// `internal` when the layout cannot be merged.
+pub fn merged(
+    schema: &TableSchema,
+    inputs: Vec<futures::stream::BoxStream<'static, Result<RecordBatch>>>,
+) -> Result<crate::merge::MergeStream<Error>> {
+    let tags: Vec<usize> = schema.tags().map(|(index, _)| index + 1).collect();
+    Ok(crate::merge::MergeStream::new(&logical_schema(schema), &tags, inputs, MERGE_BATCH_ROWS)?)
+}
+
+/// Rows in a batch that a merge gives.
+const MERGE_BATCH_ROWS: usize = 16 << 10;
+
 /// The Arrow schema in which rows travel between flush, merge, compaction and query: `time` as timestamp(ns) without zone,
 /// not null, then the table's columns in order under their true names: tags utf8view, fields f64, i64, u64, bool, utf8view,
 /// all nullable.

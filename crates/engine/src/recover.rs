@@ -59,7 +59,10 @@ pub(crate) async fn replay(shared: &Arc<Shared>, wal_dir: &Path) -> Result<Opene
     let decoder = tokio::task::spawn_blocking(move || {
         for record in reader.records_from(0) {
             let decoded = record.map_err(crate::ingest::from_journal).and_then(|record| {
-                (record.kind == wal::KIND_ROWS).then(|| wal::decode(&record.payload)).transpose().map(|rows| (record.sequence, rows))
+                (record.kind == wal::KIND_ROWS)
+                    .then(|| wal::decode(&record.payload))
+                    .transpose()
+                    .map(|rows| (record.sequence, rows))
             });
             if sender.blocking_send(decoded).is_err() {
                 break;
@@ -73,7 +76,9 @@ pub(crate) async fn replay(shared: &Arc<Shared>, wal_dir: &Path) -> Result<Opene
             let key = (database.clone(), rows.table.clone());
             let done = *committed.entry(key).or_insert_with(|| {
                 let snapshot = state.snapshot();
-                snapshot.and_then(|snapshot| snapshot.transactions.get(&shared.writer).copied()).map_or(0, |txn| txn as u64)
+                snapshot
+                    .and_then(|snapshot| snapshot.transactions.get(&shared.writer).copied())
+                    .map_or(0, |txn| txn as u64)
             });
             if sequence <= done {
                 opened.records_skipped += 1;

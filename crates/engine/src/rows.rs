@@ -197,6 +197,31 @@ impl Values {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Cuts to `len` values, or fills up to `len` with zeros, false and empty text.
+    pub fn resize(&mut self, len: usize) {
+        match self {
+            Values::F64(values) => values.resize(len, 0.0),
+            Values::I64(values) => values.resize(len, 0),
+            Values::U64(values) => values.resize(len, 0),
+            Values::Bool(bits) => {
+                bits.truncate(len);
+                bits.extend_to(len, false);
+            }
+            Values::Str(text) => text.resize(len),
+        }
+    }
+
+    /// Makes room for `len` values in all (text: for their ends, not their bytes).
+    pub fn reserve(&mut self, len: usize) {
+        match self {
+            Values::F64(values) => values.reserve_exact(len.saturating_sub(values.len())),
+            Values::I64(values) => values.reserve_exact(len.saturating_sub(values.len())),
+            Values::U64(values) => values.reserve_exact(len.saturating_sub(values.len())),
+            Values::Bool(bits) => bits.bytes.reserve_exact(len.div_ceil(8).saturating_sub(bits.bytes.len())),
+            Values::Str(text) => text.reserve(len),
+        }
+    }
 }
 
 impl Keys {
@@ -210,6 +235,24 @@ impl Keys {
     pub fn push(&mut self, key: &[u8]) {
         self.bytes.extend_from_slice(key);
         self.ends.push(u32::try_from(self.bytes.len()).expect("bounded by the body limit"));
+    }
+
+    /// Cuts to the first `len`, or fills up to `len` with empty ones.
+    pub fn resize(&mut self, len: usize) {
+        if len < self.ends.len() {
+            self.bytes.truncate(if len == 0 { 0 } else { self.ends[len - 1] as usize });
+        }
+        self.ends.resize(len, u32::try_from(self.bytes.len()).expect("bounded by the body limit"));
+    }
+
+    /// Makes room for the ends of `len` in all.
+    pub fn reserve(&mut self, len: usize) {
+        self.ends.reserve_exact(len.saturating_sub(self.ends.len()));
+    }
+
+    /// Bytes that the next `push` of `len` bytes adds to the memory held: none while they fit, else as much again.
+    pub fn growth(&self, len: usize) -> usize {
+        if self.bytes.capacity() - self.bytes.len() >= len { 0 } else { len.max(self.bytes.capacity()).max(8) }
     }
 
     /// Number `index`.

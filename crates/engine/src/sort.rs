@@ -122,6 +122,11 @@ impl Sorted {
         self.ends = Some(ends);
     }
 
+    /// Whether any time is not a whole microsecond.
+    pub fn has_sub_micro(&self) -> bool {
+        self.times.iter().any(|time| time.rem_euclid(1_000) != 0)
+    }
+
     /// Bytes of memory held besides the chunks.
     pub fn bytes(&self) -> usize {
         self.times.capacity() * 8
@@ -198,6 +203,10 @@ impl Sorted {
         let nulls = absent.then(|| NullBuffer::from_iter(keys.iter().map(|&key| key >= 0)));
         if absent {
             keys.iter_mut().for_each(|key| *key = (*key).max(0));
+            if values.is_empty() {
+                // A dictionary must have what its keys point to, also where they are null.
+                values.push("");
+            }
         }
         Ok(match form {
             TagForm::Dictionary => {

@@ -231,7 +231,11 @@ impl TableState {
         match wider {
             Some(wider) if wider.columns().len() > columns_max => Err(Error::new(
                 Kind::Limit,
-                format!("table '{}' would have {} columns, more than {columns_max} (setting columns_max)", self.name, wider.columns().len()),
+                format!(
+                    "table '{}' would have {} columns, more than {columns_max} (setting columns_max)",
+                    self.name,
+                    wider.columns().len()
+                ),
             )),
             wider => Ok(wider.map(Arc::new)),
         }
@@ -364,7 +368,8 @@ impl TableState {
     /// Keeps sorted runs for the next query unless the buffer was frozen since, or somebody kept longer ones.
     fn keep_runs(&self, chunks: &[Arc<Chunk>], runs: &[(usize, Arc<Sorted>)]) {
         let mut inner = self.lock();
-        let same = inner.open.chunks.first().zip(chunks.first()).is_some_and(|(mine, theirs)| Arc::ptr_eq(mine, theirs));
+        let same =
+            inner.open.chunks.first().zip(chunks.first()).is_some_and(|(mine, theirs)| Arc::ptr_eq(mine, theirs));
         let longer = runs.last().map(|(end, _)| *end) > inner.open.runs.last().map(|(end, _)| *end);
         if same && longer {
             inner.open.runs = runs.to_vec();

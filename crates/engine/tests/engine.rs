@@ -50,7 +50,7 @@ async fn rows(engine: &Engine, table: &str) -> Vec<String> {
         let batch = run.batch(0..run.rows(), &all, &schema).unwrap();
         inputs.push(futures::stream::iter([Ok(batch)]).boxed());
     }
-    let merged = weir_engine::merge::merge(inputs, &snapshot.schema).unwrap();
+    let merged = weir_engine::read::merged(&snapshot.schema, inputs).unwrap();
     let batches: Vec<RecordBatch> = merged.try_collect().await.unwrap();
     batches.iter().flat_map(texts).collect()
 }

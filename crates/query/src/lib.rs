@@ -1,1 +1,21 @@
-//! query
+//! Runs SQL on an engine snapshot; the only crate that knows DataFusion's SQL side.
+//!
+//! [`SqlEngine`] admits a statement, takes one snapshot of each table that it names (Q1), plans it with DataFusion over
+//! `scan` and streams its rows; `encode` turns them into JSON, CSV, Parquet or text.
+
+mod catalog;
+mod error;
+mod memory;
+mod running;
+mod scan;
+mod session;
+mod settings;
+mod show;
+mod sql;
+mod statement;
+
+pub use datafusion::common::ScalarValue;
+pub use error::{Error, Result};
+pub use running::{Answer, RunningQuery};
+pub use settings::Settings;
+pub use sql::{Request, SqlEngine};

@@ -1,1 +1,29 @@
-//! server
+//! Turns HTTP into calls and errors into statuses.
+//!
+//! [`router`] is a plain `tower` service over a [`Database`]: [`listen`] serves it on TCP and a unix socket, and an embedded
+//! caller calls it without either. Threads of the runtime never parse, inflate or wait for a disk; `/health` and
+//! `/metrics` take no slot that writes or queries hold.
+
+mod app;
+mod body;
+pub mod config;
+pub mod database;
+pub mod error;
+mod health;
+pub mod listen;
+mod metrics;
+mod names;
+mod params;
+mod query;
+mod request;
+mod status;
+mod write;
+
+pub use app::{App, router};
+pub use config::Config;
+pub use database::Database;
+pub use error::{Error, Result};
+pub use listen::Server;
+
+/// The version that the server tells.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -223,11 +223,6 @@ impl Disk {
     pub(crate) fn forget_reservation(&self) {
         self.with_writer(|writer| (writer.reserved, writer.recorded) = (0, 0));
     }
-
-    /// The id of this handle's reservation.
-    pub(crate) fn own_writer(&self) -> Option<i64> {
-        self.with_writer(|writer| writer.id)
-    }
 }
 
 /// Whether `hash` has a row, doomed or not.

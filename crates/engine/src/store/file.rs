@@ -34,6 +34,15 @@ pub struct DataFile {
 }
 
 impl DataFile {
+    /// Whether the file has the column for nanoseconds below a microsecond, as its name says; `None` when another program named it.
+    pub fn sub_micro(&self) -> Option<bool> {
+        match self.path.strip_suffix(".parquet")?.rsplit_once('.')?.1 {
+            "us" => Some(false),
+            "ns" => Some(true),
+            _ => None,
+        }
+    }
+
     /// Whether a row of `self` and a row of `other` could have the same key (tags and time).
     pub fn may_share_keys(&self, other: &DataFile) -> bool {
         self.time_min <= other.time_max

@@ -1,0 +1,59 @@
+//! Puts the figures of result files into `docs/benchmarks.md`, so that no figure there is typed by hand.
+//!
+//! ```text
+//! cargo xtask bench ingest -- --json bench/results/ingest.json
+//! cargo xtask bench recovery -- --json bench/results/recovery.json
+//! cargo xtask bench report
+//! ```
+
+#![allow(clippy::disallowed_methods, reason = "reads result files and writes the page")]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Parser;
+use weir_bench::report::{self, Results, Starts};
+
+/// Writes the tables of a page from result files.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// The page with the marks.
+    #[arg(long, default_value = "docs/benchmarks.md")]
+    page: PathBuf,
+    /// The folder of the result files.
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let mut page = std::fs::read_to_string(&cli.page).with_context(|| format!("cannot read {}", cli.page.display()))?;
+    for name in ["ingest", "ingest-slow-sync"] {
+        if let Some(text) = read(&cli.results, name)? {
+            let results: Results = serde_json::from_str(&text)?;
+            let syncs: Vec<String> = results.outcomes.iter().map(|outcome| report::sync_line(outcome) + "\n").collect();
+            let table = report::ingest_table(&results);
+            let section = section(&results.command, &results.machine, &table) + "\n```\n" + &syncs.concat() + "```\n";
+            page = report::replace_section(&page, name, &section)?;
+        }
+    }
+    if let Some(text) = read(&cli.results, "recovery")? {
+        let results: Starts = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &report::starts_table(&results));
+        page = report::replace_section(&page, "recovery", &section)?;
+    }
+    std::fs::write(&cli.page, page)?;
+    Ok(())
+}
+
+fn read(folder: &Path, name: &str) -> anyhow::Result<Option<String>> {
+    let path = folder.join(name).with_extension("json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(std::fs::read_to_string(path)?))
+}
+
+fn section(command: &str, machine: &str, table: &str) -> String {
+    format!("`{command}` on {machine}:\n\n{table}")
+}

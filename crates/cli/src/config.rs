@@ -1,0 +1,293 @@
+//! Settings: the file as written (raw) becomes checked limits with units in their types, once, here.
+//!
+//! `default.toml` is the documentation and, by a test, exactly the defaults of the code.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use weir_base::ByteSize;
+
+use crate::folder::Open;
+use crate::logging::LogFormat;
+use crate::terminal::Terminal;
+
+/// The commented defaults.
+pub(crate) const DEFAULT: &str = include_str!("config/default.toml");
+/// The file that is read by itself, in the data folder.
+pub(crate) const FILE: &str = "weir.toml";
+
+/// All settings, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// The engine and its folder.
+    pub(crate) engine: weir_engine::config::Config,
+    /// The HTTP side.
+    pub(crate) server: weir_server::Config,
+    /// Form of the log.
+    pub(crate) log: LogFormat,
+    /// Level or filter of the log.
+    pub(crate) log_level: String,
+    /// How long an orderly stop may flush.
+    pub(crate) close_timeout: Duration,
+}
+
+type Unknown = BTreeMap<String, toml::Value>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Raw {
+    server: RawServer,
+    limits: RawLimits,
+    engine: RawEngine,
+    store: BTreeMap<String, toml::Value>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawServer {
+    http: Option<String>,
+    log: Option<LogFormat>,
+    log_level: Option<String>,
+    stop_timeout_s: Option<u64>,
+    close_timeout_s: Option<u64>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawLimits {
+    connections_max: Option<usize>,
+    header_timeout_s: Option<u64>,
+    body_idle_timeout_s: Option<u64>,
+    body_timeout_s: Option<u64>,
+    body_bytes_max: Option<ByteSize>,
+    text_bytes_max: Option<ByteSize>,
+    text_bytes_total_max: Option<ByteSize>,
+    ratio_max: Option<u32>,
+    writes_max: Option<usize>,
+    write_wait_s: Option<u64>,
+    commit_timeout_s: Option<u64>,
+    parse_threads: Option<usize>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawEngine {
+    store: Option<String>,
+    buffer_bytes_max: Option<ByteSize>,
+    flush_bytes: Option<ByteSize>,
+    flush_bytes_min: Option<ByteSize>,
+    flush_age_s: Option<u64>,
+    flush_age_max_s: Option<u64>,
+    wal_flush_bytes: Option<ByteSize>,
+    wal_bytes_max: Option<ByteSize>,
+    series_max: Option<u64>,
+    tables_max: Option<usize>,
+    columns_max: Option<usize>,
+    line_bytes_max: Option<ByteSize>,
+    schema_wait_ms: Option<u64>,
+    flush_backoff_ms: Option<u64>,
+    flush_backoff_max_ms: Option<u64>,
+    compact_files: Option<usize>,
+    compact_rows: Option<usize>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+/// What can be zero by mistake: no setting means "choose for me".
+trait Positive: Copy {
+    fn is_zero(self) -> bool;
+}
+
+macro_rules! positive {
+    ($($kind:ty => $zero:expr),*) => { $(impl Positive for $kind {
+        fn is_zero(self) -> bool {
+            self == $zero
+        }
+    })* };
+}
+
+positive!(u64 => 0, u32 => 0, usize => 0, ByteSize => ByteSize::new(0));
+
+/// Sets `place` when the file says something, which must not be zero.
+fn set<R: Positive, T>(place: &mut T, name: &str, raw: Option<R>, unit: impl FnOnce(R) -> T) -> Result<()> {
+    match raw {
+        Some(raw) if raw.is_zero() => bail!("setting {name} is 0; leave it out for the default"),
+        Some(raw) => *place = unit(raw),
+        None => {}
+    }
+    Ok(())
+}
+
+impl Config {
+    /// The settings for the folder `data`: those of `open.config`, else of `data/weir.toml`, else the defaults; flags win.
+    ///
+    /// # Errors
+    /// When the file cannot be read or a value in it makes no sense, naming it. Unknown settings only warn.
+    pub(crate) fn load(data: &Path, open: &Open, terminal: &Terminal) -> Result<Self> {
+        let (text, origin) = read(data, open.config.as_ref())?;
+        let (mut config, unknown) =
+            Self::parse(&text, data).with_context(|| format!("in {}", origin.display()))?;
+        for name in unknown {
+            terminal.warn(format!("{}: setting {name} is not known and has no effect", origin.display()));
+        }
+        if let Some(store) = &open.store {
+            config.engine.store = Some(store.clone());
+        }
+        Ok(config)
+    }
+
+    /// The settings in `text`, and the names in it that mean nothing.
+    fn parse(text: &str, data: &Path) -> Result<(Self, Vec<String>)> {
+        let raw: Raw = toml::from_str(text)?;
+        let mut config = Self {
+            engine: weir_engine::config::Config::new(data),
+            server: weir_server::Config::default(),
+            log: raw.server.log.unwrap_or(LogFormat::Text),
+            log_level: raw.server.log_level.clone().unwrap_or_else(|| "info".to_owned()),
+            close_timeout: Duration::from_secs(300),
+        };
+        let unknown = unknown(&raw);
+        config.set_server(&raw.server)?;
+        config.set_limits(&raw.limits)?;
+        config.set_engine(&raw.engine, raw.store)?;
+        Ok((config, unknown))
+    }
+
+    fn set_server(&mut self, raw: &RawServer) -> Result<()> {
+        if let Some(http) = &raw.http {
+            self.server.http = Some(address(http).context("setting server.http")?);
+        }
+        set(&mut self.server.stop_timeout, "server.stop_timeout_s", raw.stop_timeout_s, Duration::from_secs)?;
+        set(&mut self.close_timeout, "server.close_timeout_s", raw.close_timeout_s, Duration::from_secs)
+    }
+
+    fn set_limits(&mut self, raw: &RawLimits) -> Result<()> {
+        let seconds = Duration::from_secs;
+        let limits = &mut self.server;
+        set(&mut limits.connections_max, "limits.connections_max", raw.connections_max, |n| n)?;
+        set(&mut limits.header_timeout, "limits.header_timeout_s", raw.header_timeout_s, seconds)?;
+        set(&mut limits.body_idle_timeout, "limits.body_idle_timeout_s", raw.body_idle_timeout_s, seconds)?;
+        set(&mut limits.body_timeout, "limits.body_timeout_s", raw.body_timeout_s, seconds)?;
+        set(&mut limits.body_bytes_max, "limits.body_bytes_max", raw.body_bytes_max, |n| n)?;
+        set(&mut limits.text_bytes_max, "limits.text_bytes_max", raw.text_bytes_max, |n| n)?;
+        set(&mut limits.text_bytes_total_max, "limits.text_bytes_total_max", raw.text_bytes_total_max, |n| n)?;
+        set(&mut limits.ratio_max, "limits.ratio_max", raw.ratio_max, |n| n)?;
+        set(&mut limits.writes_max, "limits.writes_max", raw.writes_max, |n| n)?;
+        set(&mut limits.write_wait, "limits.write_wait_s", raw.write_wait_s, seconds)?;
+        set(&mut limits.commit_timeout, "limits.commit_timeout_s", raw.commit_timeout_s, seconds)?;
+        set(&mut limits.parse_threads, "limits.parse_threads", raw.parse_threads, |n| n)
+    }
+
+    fn set_engine(&mut self, raw: &RawEngine, store: BTreeMap<String, toml::Value>) -> Result<()> {
+        let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
+        let engine = &mut self.engine;
+        engine.store.clone_from(&raw.store);
+        for (name, value) in store {
+            let text = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Table(_) | toml::Value::Array(_) => bail!("setting store.{name} is not a plain value"),
+                plain => plain.to_string(),
+            };
+            engine.store_options.push((name, text));
+        }
+        set(&mut engine.buffer_bytes_max, "engine.buffer_bytes_max", raw.buffer_bytes_max, |n| n)?;
+        set(&mut engine.flush_bytes, "engine.flush_bytes", raw.flush_bytes, |n| n)?;
+        set(&mut engine.flush_bytes_min, "engine.flush_bytes_min", raw.flush_bytes_min, |n| n)?;
+        set(&mut engine.flush_age, "engine.flush_age_s", raw.flush_age_s, seconds)?;
+        set(&mut engine.flush_age_max, "engine.flush_age_max_s", raw.flush_age_max_s, seconds)?;
+        set(&mut engine.wal_flush_bytes, "engine.wal_flush_bytes", raw.wal_flush_bytes, |n| n)?;
+        set(&mut engine.wal_bytes_max, "engine.wal_bytes_max", raw.wal_bytes_max, |n| n)?;
+        set(&mut engine.series_max, "engine.series_max", raw.series_max, |n| n)?;
+        set(&mut engine.tables_max, "engine.tables_max", raw.tables_max, |n| n)?;
+        set(&mut engine.columns_max, "engine.columns_max", raw.columns_max, |n| n)?;
+        set(&mut engine.line_bytes_max, "engine.line_bytes_max", raw.line_bytes_max, |n| n)?;
+        set(&mut engine.schema_wait, "engine.schema_wait_ms", raw.schema_wait_ms, millis)?;
+        set(&mut engine.flush_backoff, "engine.flush_backoff_ms", raw.flush_backoff_ms, millis)?;
+        set(&mut engine.flush_backoff_max, "engine.flush_backoff_max_ms", raw.flush_backoff_max_ms, millis)?;
+        set(&mut engine.compact_files, "engine.compact_files", raw.compact_files, |n| n)?;
+        set(&mut engine.compact_rows, "engine.compact_rows", raw.compact_rows, |n| n)
+    }
+}
+
+/// `HOST:PORT` as an address; a name must resolve.
+pub(crate) fn address(text: &str) -> Result<SocketAddr> {
+    text.to_socket_addrs()
+        .ok()
+        .and_then(|mut found| found.next())
+        .with_context(|| format!("'{text}' is not an address such as 127.0.0.1:8181"))
+}
+
+#[allow(clippy::disallowed_methods, reason = "the settings are read before there is a file system to hand around")]
+fn read(data: &Path, given: Option<&PathBuf>) -> Result<(String, PathBuf)> {
+    let path = given.cloned().unwrap_or_else(|| data.join(FILE));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok((text, path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && given.is_none() => Ok((String::new(), path)),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn unknown(raw: &Raw) -> Vec<String> {
+    let sections = [("", &raw.unknown), ("server.", &raw.server.unknown), ("limits.", &raw.limits.unknown), ("engine.", &raw.engine.unknown)];
+    sections.iter().flat_map(|(section, names)| names.keys().map(move |name| format!("{section}{name}"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(Config, Vec<String>)> {
+        Config::parse(text, Path::new("data"))
+    }
+
+    #[test]
+    fn the_commented_file_says_exactly_the_defaults() {
+        let (written, unknown) = parse(DEFAULT).unwrap();
+        let (default, _) = parse("").unwrap();
+        assert_eq!(format!("{written:?}"), format!("{default:?}"));
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
+    #[test]
+    fn every_setting_is_in_the_commented_file() {
+        let uncommented: String = DEFAULT
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.contains(" = ") && !rest.contains("://127") => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let (config, unknown) = parse(&uncommented).unwrap();
+        assert!(unknown.is_empty(), "{unknown:?}");
+        assert_eq!(config.engine.store.as_deref(), Some("s3://bucket/path"));
+        assert_eq!(config.engine.buffer_bytes_max, ByteSize::mib(2048));
+        let raw: Raw = toml::from_str(&uncommented).unwrap();
+        let debug = format!("{raw:?}");
+        assert!(!debug.contains("None"), "a setting is missing from the file: {debug}");
+    }
+
+    #[test]
+    fn unknown_settings_are_told_and_zero_is_refused() {
+        let (_, unknown) = parse("x = 1\n[limits]\nbody_bytes = 5\n").unwrap();
+        assert_eq!(unknown, ["x", "limits.body_bytes"]);
+        for bad in [
+            "[limits]\nwrites_max = 0",
+            "[limits]\nbody_bytes_max = \"many\"",
+            "[server]\nhttp = \"nowhere\"",
+            "[engine]\nflush_age_s = -1",
+            "[",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

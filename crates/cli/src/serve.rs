@@ -1,0 +1,142 @@
+//! `weir serve`: a server on a data folder until SIGTERM or SIGINT.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args as ClapArgs;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use weir_server::Server;
+
+use crate::config::{Config, address};
+use crate::embedded;
+use crate::exit::Exit;
+use crate::folder::{Open, data_folder};
+use crate::logging::{LogFormat, Logging};
+use crate::runtime;
+use crate::session::socket_of;
+use crate::terminal::Terminal;
+
+/// Serve a data folder over HTTP.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  weir serve --data ./data
+  weir serve --data ./data --http 0.0.0.0:8181 --log json
+  weir serve --data ./data --store s3://bucket/weir
+
+SIGTERM or SIGINT ends in order: running requests finish, everything is flushed, exit 0. A second
+signal ends at once; nothing acknowledged is lost either way. `weir config` prints all settings.")]
+pub(crate) struct Args {
+    /// Data folder [default: the platform's, as `weir doctor` tells]; made when missing.
+    #[arg(long, env = "WEIR_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    open: Open,
+    /// Where to listen [default: 127.0.0.1:8181]; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+    /// Form of the log on stderr [default: text].
+    #[arg(long, value_enum)]
+    log: Option<LogFormat>,
+    /// What to log: error, warn, info, debug, or a filter [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Print the settings with their defaults and do nothing.
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// Runs `weir serve`.
+pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
+    if args.print_config {
+        return crate::terminal::print(crate::config::DEFAULT);
+    }
+    let data = data_folder(args.data.as_ref())?;
+    let mut config = Config::load(&data, &args.open, terminal)?;
+    if let Some(http) = &args.http {
+        config.server.http = Some(address(http)?);
+    }
+    config.log = args.log.unwrap_or(config.log);
+    if let Some(level) = &args.log_level {
+        config.log_level.clone_from(level);
+    }
+    let logging = Logging::start(config.log, &config.log_level)?;
+    let outcome = runtime::block_on(serve(&mut config, &logging, terminal));
+    drop(logging);
+    outcome
+}
+
+/// Opens the folder, serves it, and closes it.
+pub(crate) async fn serve(config: &mut Config, logging: &Logging, terminal: &Terminal) -> Result<Exit> {
+    let mut signals = Signals::new()?;
+    // Opening may replay a long log: a signal ends it, and the next start replays again.
+    let database = tokio::select! {
+        opened = embedded::open(config, "weir serve", terminal) => opened?,
+        () = signals.next() => return Ok(Exit::Done),
+    };
+    config.server.socket = Some(socket_of(&config.engine.data));
+    let app = embedded::app(config, Arc::clone(&database), logging.dropped());
+    let server = match Server::bind(app).await {
+        Ok(server) => server,
+        Err(error) => {
+            let _ = database.close(config.close_timeout).await;
+            return Err(error).context("cannot serve");
+        }
+    };
+    announce(&server, config, terminal);
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(server.serve(stop.clone()));
+    signals.next().await;
+    tracing::info!("stopping: running requests finish, then everything is flushed; a second signal ends at once");
+    stop.cancel();
+    let ending = async {
+        let stopped = serving.await.context("the server failed")?;
+        if stopped.cut_off > 0 {
+            tracing::warn!(connections = stopped.cut_off, "cut off at server.stop_timeout_s");
+        }
+        database.close(config.close_timeout).await.context("stopped, and what is not flushed stays in the log")
+    };
+    tokio::select! {
+        ended = ending => ended?,
+        () = signals.next() => {
+            tracing::warn!("ended at once by a second signal; what is not flushed stays in the log");
+            return Ok(Exit::Unavailable);
+        }
+    }
+    tracing::info!("stopped; everything is flushed");
+    Ok(Exit::Done)
+}
+
+fn announce(server: &Server, config: &Config, terminal: &Terminal) {
+    let data = config.engine.data.display().to_string();
+    if let Some(at) = server.address() {
+        tracing::info!(address = %at, %data, "listening");
+        terminal.say(format!("weir {} serves {data} at http://{at}", weir_server::VERSION));
+        if !at.ip().is_loopback() {
+            let open = "this address can be reached by others and there are no tokens and no TLS: put a proxy in front of it";
+            terminal.warn(open);
+            tracing::warn!(address = %at, "{open}");
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

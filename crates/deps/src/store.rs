@@ -1,0 +1,138 @@
+//! The seam to a cache: bytes by key, each with a life time. Losing it never changes an answer, only its cost.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use weir_base::Clock;
+
+/// Bytes by key. Failures are misses; a store never fails its caller (C1).
+pub trait Store: Send + Sync {
+    /// The bytes put under `key`, unless they have expired, were evicted or cannot be read.
+    fn get(&self, key: &str) -> Option<Vec<u8>>;
+    /// Remembers `bytes`; `life` of `None` means that they never become wrong.
+    fn put(&self, key: &str, bytes: &[u8], life: Option<Duration>);
+    /// Forgets everything whose key starts with `prefix`, where the store can; for a changed data file.
+    fn forget(&self, prefix: &str);
+}
+
+/// Remembers nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoStore;
+
+impl Store for NoStore {
+    fn get(&self, _key: &str) -> Option<Vec<u8>> {
+        None
+    }
+    fn put(&self, _key: &str, _bytes: &[u8], _life: Option<Duration>) {}
+    fn forget(&self, _prefix: &str) {}
+}
+
+/// In memory, for one process, up to a number of bytes; past it, new entries are not taken.
+#[derive(Debug)]
+pub struct MemoryStore<C> {
+    clock: C,
+    bytes_max: usize,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    bytes: usize,
+    by_key: HashMap<String, (Vec<u8>, Option<Duration>)>,
+}
+
+impl<C: Clock> MemoryStore<C> {
+    /// An empty store.
+    pub fn new(clock: C, bytes_max: usize) -> Self {
+        Self { clock, bytes_max, entries: Mutex::default() }
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl<C: Clock> Store for MemoryStore<C> {
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let now = self.clock.monotonic();
+        let entries = self.entries();
+        let (bytes, until) = entries.by_key.get(key)?;
+        until.is_none_or(|until| now < until).then(|| bytes.clone())
+    }
+
+    fn put(&self, key: &str, bytes: &[u8], life: Option<Duration>) {
+        let until = life.map(|life| self.clock.monotonic() + life);
+        let mut entries = self.entries();
+        let size = key.len() + bytes.len();
+        if let Some((old, _)) = entries.by_key.remove(key) {
+            entries.bytes -= key.len() + old.len();
+        }
+        if entries.bytes + size <= self.bytes_max {
+            entries.bytes += size;
+            entries.by_key.insert(key.to_owned(), (bytes.to_vec(), until));
+        }
+    }
+
+    fn forget(&self, prefix: &str) {
+        let mut entries = self.entries();
+        entries.by_key.retain(|key, _| !key.starts_with(prefix));
+        entries.bytes = entries.by_key.iter().map(|(key, (bytes, _))| key.len() + bytes.len()).sum();
+    }
+}
+
+/// Counts hits and misses of the store behind it.
+pub struct CountingStore<'a> {
+    inner: &'a dyn Store,
+    hits: std::sync::atomic::AtomicU64,
+    misses: std::sync::atomic::AtomicU64,
+}
+
+impl<'a> CountingStore<'a> {
+    /// Counts from zero.
+    pub fn new(inner: &'a dyn Store) -> Self {
+        Self { inner, hits: Default::default(), misses: Default::default() }
+    }
+
+    /// (hits, misses) so far.
+    pub fn counts(&self) -> (u64, u64) {
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+        (load(&self.hits), load(&self.misses))
+    }
+}
+
+impl Store for CountingStore<'_> {
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let found = self.inner.get(key);
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        found
+    }
+    fn put(&self, key: &str, bytes: &[u8], life: Option<Duration>) {
+        self.inner.put(key, bytes, life);
+    }
+    fn forget(&self, prefix: &str) {
+        self.inner.forget(prefix);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_live_as_long_as_said_and_the_size_is_bounded() {
+        let store = MemoryStore::new(weir_base::SystemClock::default(), 100);
+        store.put("a", b"one", None);
+        store.put("b", b"two", Some(Duration::ZERO));
+        assert_eq!(store.get("a").as_deref(), Some(&b"one"[..]));
+        assert_eq!(store.get("b"), None);
+        store.put("big", &[0; 200], None);
+        assert_eq!(store.get("big"), None);
+        let counted = CountingStore::new(&store);
+        assert!(counted.get("a").is_some() && counted.get("x").is_none());
+        assert_eq!(counted.counts(), (1, 1));
+        store.forget("a");
+        assert_eq!(store.get("a"), None);
+    }
+}

@@ -1,0 +1,174 @@
+//! What the log of a table says at one version: pure bookkeeping, no I/O.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use weir_base::Kind;
+
+use super::action::{self, Add, Line, Metadata, Protocol, Remove, Txn};
+use super::file::DataFile;
+use crate::error::{Error, Result};
+use crate::schema::{SchemaRef, TableSchema};
+
+/// A live file and what its `add` needs to be written again.
+#[derive(Debug, Clone)]
+pub(super) struct LiveFile {
+    pub(super) file: Arc<DataFile>,
+    /// Its path in the log, as written there.
+    pub(super) base: String,
+    pub(super) modified_ms: i64,
+}
+
+/// A file that was removed and may still be on the disk.
+#[derive(Debug, Clone)]
+pub(super) struct Tombstone {
+    pub(super) base: String,
+    pub(super) deleted_ms: i64,
+    pub(super) size: Option<u64>,
+}
+
+/// A table at one version. Version -1 is a table without a log.
+#[derive(Debug, Clone)]
+pub(super) struct LogState {
+    pub(super) version: i64,
+    pub(super) folder: Arc<str>,
+    pub(super) metadata: Option<Metadata>,
+    pub(super) schema: SchemaRef,
+    /// Whether the table has the column for nanoseconds below a microsecond.
+    pub(super) sub_micro: bool,
+    /// In write order.
+    pub(super) files: Vec<LiveFile>,
+    pub(super) transactions: HashMap<String, i64>,
+    pub(super) tombstones: Vec<Tombstone>,
+}
+
+impl LogState {
+    pub(super) fn empty(folder: &str) -> Self {
+        Self {
+            version: -1,
+            folder: folder.into(),
+            metadata: None,
+            schema: Arc::new(TableSchema::default()),
+            sub_micro: false,
+            files: Vec::new(),
+            transactions: HashMap::new(),
+            tombstones: Vec::new(),
+        }
+    }
+
+    /// The state after commit `version`, or after a checkpoint of it, whose actions are `lines`.
+    pub(super) fn apply(&mut self, version: i64, lines: &[Line]) -> Result<()> {
+        for line in lines {
+            if let Some(protocol) = &line.protocol {
+                check_protocol(protocol, &self.folder)?;
+            }
+            if let Some(metadata) = &line.meta_data {
+                let (schema, sub_micro) = action::parse_schema(&metadata.schema_string)?;
+                self.schema = Arc::new(schema);
+                self.sub_micro = sub_micro;
+                self.metadata = Some(metadata.clone());
+            }
+            if let Some(txn) = &line.txn {
+                self.transactions.insert(txn.app_id.clone(), txn.version);
+            }
+        }
+        let rearranged = self.remove(lines);
+        self.add(version, lines, rearranged)?;
+        self.version = version;
+        Ok(())
+    }
+
+    /// Removes what `lines` remove and returns the range of its write order when it only rearranges rows.
+    fn remove(&mut self, lines: &[Line]) -> Option<(i64, i64)> {
+        let removes: HashMap<&str, &Remove> =
+            lines.iter().filter_map(|line| line.remove.as_ref()).map(|remove| (remove.path.as_str(), remove)).collect();
+        if removes.is_empty() {
+            return None;
+        }
+        let mut range: Option<(i64, i64)> = None;
+        self.files.retain(|live| {
+            let Some(remove) = removes.get(live.base.as_str()) else { return true };
+            if !remove.data_change {
+                let (low, high) = live.file.order;
+                range = Some(range.map_or((low, high), |(min, max)| (min.min(low), max.max(high))));
+            }
+            false
+        });
+        self.tombstones.extend(removes.values().map(|remove| Tombstone {
+            base: remove.path.clone(),
+            deleted_ms: remove.deletion_timestamp.unwrap_or(0),
+            size: remove.size,
+        }));
+        range
+    }
+
+    fn add(&mut self, version: i64, lines: &[Line], rearranged: Option<(i64, i64)>) -> Result<()> {
+        let adds: Vec<&Add> = lines.iter().filter_map(|line| line.add.as_ref()).collect();
+        if adds.is_empty() {
+            return Ok(());
+        }
+        let names: HashSet<&str> = adds.iter().map(|add| add.path.as_str()).collect();
+        self.files.retain(|live| !names.contains(live.base.as_str()));
+        if !self.tombstones.is_empty() {
+            self.tombstones.retain(|tombstone| !names.contains(tombstone.base.as_str()));
+        }
+        for add in adds {
+            let order = match rearranged {
+                Some(range) if !action::has_order(add) && !add.data_change => range,
+                _ => (version, version),
+            };
+            let file = action::file_of(add, &self.folder, &self.schema, order)?;
+            let (base, modified_ms) = (add.path.clone(), add.modification_time);
+            self.files.push(LiveFile { file: Arc::new(file), base, modified_ms });
+        }
+        self.files.sort_by_key(|live| live.file.order);
+        Ok(())
+    }
+
+    /// All of the state as actions; tombstones older than `tombstones_since_ms` are left out.
+    pub(super) fn to_lines(&self, tombstones_since_ms: i64) -> Result<Vec<Line>> {
+        let mut lines = vec![
+            Line { protocol: Some(PROTOCOL), ..Line::default() },
+            Line { meta_data: self.metadata.clone(), ..Line::default() },
+        ];
+        lines.extend(self.transactions.iter().map(|(app_id, &version)| Line {
+            txn: Some(Txn { app_id: app_id.clone(), version, last_updated: None }),
+            ..Line::default()
+        }));
+        for live in &self.files {
+            let add = action::add_of(&live.file, &live.base, live.modified_ms, false, &self.schema)?;
+            lines.push(Line { add: Some(add), ..Line::default() });
+        }
+        let kept = self.tombstones.iter().filter(|tombstone| tombstone.deleted_ms >= tombstones_since_ms);
+        lines.extend(kept.map(|tombstone| Line { remove: Some(remove_of(tombstone, false)), ..Line::default() }));
+        Ok(lines)
+    }
+}
+
+/// The protocol of every table of Weir: what every reader knows.
+pub(super) const PROTOCOL: Protocol = Protocol { min_reader_version: 1, min_writer_version: 2 };
+
+/// The `remove` of a file.
+pub(super) fn remove_of(tombstone: &Tombstone, data_change: bool) -> Remove {
+    Remove {
+        path: tombstone.base.clone(),
+        deletion_timestamp: Some(tombstone.deleted_ms),
+        data_change,
+        extended_file_metadata: Some(true),
+        partition_values: Some(Default::default()),
+        size: tombstone.size,
+    }
+}
+
+fn check_protocol(protocol: &Protocol, folder: &str) -> Result<()> {
+    if protocol.min_reader_version > 1 || protocol.min_writer_version > 2 {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!(
+                "table '{folder}' has been raised to Delta protocol ({}, {}) by another program; Weir reads and writes (1, 2)",
+                protocol.min_reader_version, protocol.min_writer_version
+            ),
+        ));
+    }
+    Ok(())
+}

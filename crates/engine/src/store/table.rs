@@ -1,0 +1,474 @@
+//! One table: its snapshot in memory, writing its files, and committing changes to it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use futures::stream::{BoxStream, StreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
+use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use weir_base::checksum::hex;
+use weir_base::{Kind, Retry};
+
+use super::action::{self, Add, CommitInfo, Format, Line, Metadata, Txn};
+use super::encode::{Encoded, Encoder};
+use super::file::DataFile;
+use super::layout;
+use super::log::{Committed, DeltaLog, Planned};
+use super::reader::ObjectReader;
+use super::state::{LogState, PROTOCOL, Tombstone, remove_of};
+use super::{Env, object_error};
+use crate::error::{Error, Result};
+use crate::schema::{SchemaRef, TIME, TableSchema};
+
+/// A table is checkpointed when its version is a multiple of this.
+const CHECKPOINT_EVERY: i64 = 50;
+/// Files larger than this are uploaded in parts, so that no single request outlives its deadline.
+const PART_BYTES: usize = 16 << 20;
+const READ_BATCH_ROWS: usize = 8192;
+
+/// A table as of one version. Immutable and cheap to hold.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Version of the Delta table; -1 before its first commit.
+    pub version: i64,
+    /// Columns.
+    pub schema: SchemaRef,
+    /// Live files in write order, oldest first.
+    pub files: Vec<Arc<DataFile>>,
+    /// The newest `txn` of each writer.
+    pub transactions: HashMap<String, i64>,
+}
+
+/// A file that is written and not yet committed.
+#[derive(Debug, Clone)]
+pub struct NewFile {
+    /// The file, its path already in place. Its order is set by the commit, unless `order` says it.
+    pub file: DataFile,
+    /// The schema that it was written with; the commit adds to the table what it lacks.
+    pub schema: SchemaRef,
+    /// The place in write order of a file that replaces others; `None` for new rows, and for a compaction, which takes the range
+    /// of what it removes.
+    pub order: Option<(i64, i64)>,
+}
+
+/// Why a commit is made. It decides what is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// New rows from the buffer.
+    Flush,
+    /// The added files hold the merged rows of all removed ones and nothing else.
+    Compaction,
+    /// Each added file replaces a removed one and says its order: a delete, an update, an undo. The word goes to the log.
+    Rewrite(String),
+    /// New columns only.
+    Schema,
+}
+
+/// A change of a table, committed as a whole or not at all.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Files to add. Those of one flush have no key in common.
+    pub add: Vec<NewFile>,
+    /// Live files to remove.
+    pub remove: Vec<Arc<DataFile>>,
+    /// Columns that the table must have afterwards, besides those of the added files.
+    pub schema: Option<SchemaRef>,
+    /// The writer's id and a number that grows with each of its commits; a commit whose number is not larger than the one on
+    /// record has happened and is not repeated.
+    pub txn: Option<(String, i64)>,
+    /// Why.
+    pub operation: Operation,
+}
+
+/// One measurement in the store.
+#[derive(Debug)]
+pub struct Table {
+    env: Arc<Env>,
+    database: String,
+    name: String,
+    folder: String,
+    log: DeltaLog,
+}
+
+impl Table {
+    pub(super) async fn open(env: Arc<Env>, database: &str, name: &str, folder: &str) -> Result<Self> {
+        let log = DeltaLog::open(Arc::clone(&env), folder).await?;
+        Ok(Self { env, database: database.to_owned(), name: name.to_owned(), folder: folder.to_owned(), log })
+    }
+
+    pub(super) fn create(env: Arc<Env>, database: &str, name: &str, folder: &str) -> Self {
+        let log = DeltaLog::create(Arc::clone(&env), folder);
+        Self { env, database: database.to_owned(), name: name.to_owned(), folder: folder.to_owned(), log }
+    }
+
+    /// The database.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// The measurement.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder, from the root of the store.
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// The newest version known to this process.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::new(Snapshot::of(&self.log.state()))
+    }
+
+    /// Reads what other writers have committed since, and returns the newest version.
+    ///
+    /// # Errors
+    /// Those of the store; `damaged` when the log is.
+    pub async fn refresh(&self) -> Result<Arc<Snapshot>> {
+        Ok(Arc::new(Snapshot::of(self.log.refresh().await?.as_ref())))
+    }
+
+    /// The table at an earlier version.
+    ///
+    /// # Errors
+    /// `not found` when the version does not exist or has been cleaned up.
+    pub async fn snapshot_at(&self, version: i64) -> Result<Arc<Snapshot>> {
+        Ok(Arc::new(Snapshot::of(&self.log.state_at(version).await?)))
+    }
+
+    /// Commits a change by the rules of `docs/formats/store.md`.
+    ///
+    /// # Errors
+    /// `conflict` when a file to be removed is not live any more, when a live file lies between the inputs of a compaction, or when
+    /// the schema does not hold the change's columns under the same types and stored names (then take the snapshot's schema and
+    /// write the files again); `unavailable`, to be tried again with the same `txn`, when the store does not answer.
+    pub async fn commit(&self, change: Change) -> Result<Committed> {
+        let mut parameters = BTreeMap::new();
+        parameters.insert("added".to_owned(), change.add.len().into());
+        parameters.insert("removed".to_owned(), change.remove.len().into());
+        let operation = match &change.operation {
+            Operation::Flush => "WRITE",
+            Operation::Compaction => "OPTIMIZE",
+            Operation::Schema => "SET COLUMNS",
+            Operation::Rewrite(word) => word,
+        };
+        let info =
+            CommitInfo { operation: operation.to_owned(), operation_parameters: parameters, ..CommitInfo::default() };
+        let done = self.log.commit(info, |state| self.plan(state, &change)).await?;
+        if !done.already && done.version % CHECKPOINT_EVERY == 0 && done.version > 0 {
+            // The commit has happened; without a checkpoint the next start reads more of the log, nothing else.
+            if let Err(error) = self.log.checkpoint().await {
+                tracing::warn!(table = self.folder, error = weir_base::error::chain(&error), "checkpoint failed");
+            }
+        }
+        Ok(done)
+    }
+
+    /// What a change means for the table at `state`, or why it cannot be made there.
+    fn plan(&self, state: &LogState, change: &Change) -> Result<Planned> {
+        if let Some((app_id, number)) = &change.txn
+            && state.transactions.get(app_id).is_some_and(|last| last >= number)
+        {
+            return Ok(Planned::Done);
+        }
+        let removed = live_of(state, &change.remove)?;
+        if change.operation == Operation::Compaction {
+            check_adjacent(state, &change.remove)?;
+        }
+        let mut lines = Vec::new();
+        if state.version < 0 {
+            lines.push(Line { protocol: Some(PROTOCOL), ..Line::default() });
+        }
+        let schema = self.plan_schema(state, change, &mut lines)?;
+        let now_ms = self.env.now_ms();
+        if let Some((app_id, version)) = &change.txn {
+            let txn = Txn { app_id: app_id.clone(), version: *version, last_updated: Some(now_ms) };
+            lines.push(Line { txn: Some(txn), ..Line::default() });
+        }
+        let data_change = change.operation != Operation::Compaction;
+        lines.extend(removed.into_iter().map(|base| {
+            let tombstone = Tombstone { base: base.0, deleted_ms: now_ms, size: Some(base.1) };
+            Line { remove: Some(remove_of(&tombstone, data_change)), ..Line::default() }
+        }));
+        let version = state.version + 1;
+        for new in &change.add {
+            let add = self.plan_add(new, change, version, now_ms, &schema)?;
+            lines.push(Line { add: Some(add), ..Line::default() });
+        }
+        Ok(Planned::Write(lines))
+    }
+
+    fn plan_add(&self, new: &NewFile, change: &Change, version: i64, now_ms: i64, schema: &TableSchema) -> Result<Add> {
+        let order = match (new.order, &change.operation) {
+            (Some(order), _) => order,
+            (None, Operation::Compaction) => {
+                let orders = || change.remove.iter().map(|file| file.order);
+                let range = orders().map(|order| order.0).min().zip(orders().map(|order| order.1).max());
+                range.unwrap_or((version, version))
+            }
+            (None, _) => (version, version),
+        };
+        let file = DataFile { order, ..new.file.clone() };
+        let base = file.path.strip_prefix(&self.folder).and_then(|rest| rest.strip_prefix('/')).ok_or_else(|| {
+            Error::new(Kind::Internal, format!("file '{}' was not written for table '{}'", file.path, self.folder))
+        })?;
+        action::add_of(&file, base, now_ms, change.operation != Operation::Compaction, schema)
+    }
+
+    /// The schema after the change; adds its `metaData` to `lines` when it differs from the one of `state`.
+    fn plan_schema(&self, state: &LogState, change: &Change, lines: &mut Vec<Line>) -> Result<SchemaRef> {
+        let mut schema = Arc::clone(&state.schema);
+        for wanted in change.add.iter().map(|new| &new.schema).chain(&change.schema) {
+            if !Arc::ptr_eq(wanted, &schema)
+                && let Some(merged) = merge_schema(&schema, wanted)?
+            {
+                schema = Arc::new(merged);
+            }
+        }
+        let sub_micro = state.sub_micro || change.add.iter().any(|new| new.file.sub_micro() != Some(false));
+        let old = state.metadata.as_ref();
+        if old.is_none() || sub_micro != state.sub_micro || schema.columns().len() != state.schema.columns().len() {
+            let metadata = self.metadata(old, &schema, sub_micro)?;
+            lines.push(Line { meta_data: Some(metadata), ..Line::default() });
+        }
+        Ok(schema)
+    }
+
+    fn metadata(&self, old: Option<&Metadata>, schema: &TableSchema, sub_micro: bool) -> Result<Metadata> {
+        let schema_string = action::schema_string(schema, sub_micro)?;
+        let indexed: Vec<&str> =
+            std::iter::once(TIME).chain(schema.tags().map(|(_, tag)| tag.stored.as_str())).collect();
+        let mut metadata = old.cloned().unwrap_or_else(|| Metadata {
+            id: weir_base::id::uuid_v7(self.env.clock.as_ref(), self.env.random.as_ref()).to_string(),
+            name: Some(self.name.clone()),
+            format: Format { provider: "parquet".to_owned(), options: BTreeMap::new() },
+            schema_string: String::new(),
+            partition_columns: Vec::new(),
+            configuration: BTreeMap::new(),
+            created_time: Some(self.env.now_ms()),
+        });
+        metadata.schema_string = schema_string;
+        let mut set = |key: &str, value: &str| metadata.configuration.insert(key.to_owned(), Some(value.to_owned()));
+        set("delta.dataSkippingStatsColumns", &indexed.join(","));
+        set("weir.database", &self.database);
+        set("weir.table", &self.name);
+        Ok(metadata)
+    }
+
+    /// Encodes sorted rows (the logical layout; tags may be dictionaries) and puts them into the table's folder. Nobody sees the file
+    /// before it is committed.
+    ///
+    /// # Errors
+    /// Those of the store; `internal` when the batches are not in the layout of `schema`.
+    pub async fn write_file(&self, schema: &SchemaRef, batches: Vec<RecordBatch>) -> Result<NewFile> {
+        let mut sub_micro = false;
+        for batch in &batches {
+            sub_micro = sub_micro || layout::has_sub_micro(batch)?;
+        }
+        let schema_of_file = Arc::clone(schema);
+        let encode = move || {
+            let mut encoder = Encoder::new(schema_of_file, sub_micro);
+            batches.iter().try_for_each(|batch| encoder.write(batch))?;
+            encoder.finish()
+        };
+        let encoded = tokio::task::spawn_blocking(encode)
+            .await
+            .map_err(|error| Error::wrap(Kind::Internal, "encoding a file panicked", error))??;
+        self.put_file(schema, sub_micro, encoded).await
+    }
+
+    /// Starts a file that is written batch by batch. `sub_micro` says whether any time may not be a whole microsecond; true is always
+    /// right and costs a column. See [`DataFile::sub_micro`].
+    pub fn file_writer(&self, schema: &SchemaRef, sub_micro: bool) -> FileWriter {
+        FileWriter { encoder: Encoder::new(Arc::clone(schema), sub_micro), schema: Arc::clone(schema), sub_micro }
+    }
+
+    /// Ends a file started by [`Table::file_writer`].
+    ///
+    /// # Errors
+    /// As [`Table::write_file`].
+    pub async fn finish_file(&self, writer: FileWriter) -> Result<NewFile> {
+        let FileWriter { encoder, schema, sub_micro } = writer;
+        let encoded = tokio::task::spawn_blocking(move || encoder.finish())
+            .await
+            .map_err(|error| Error::wrap(Kind::Internal, "encoding a file panicked", error))??;
+        self.put_file(&schema, sub_micro, encoded).await
+    }
+
+    async fn put_file(&self, schema: &SchemaRef, sub_micro: bool, encoded: Encoded) -> Result<NewFile> {
+        let mut name = [0; 16];
+        self.env.random.fill(&mut name);
+        let path = format!("{}/{}.{}.parquet", self.folder, hex(&name), if sub_micro { "ns" } else { "us" });
+        let size = encoded.bytes.len() as u64;
+        let failed = |error: object_store::Error| object_error(format!("file '{path}' cannot be written"), error);
+        let place = Path::from(path.as_str());
+        if encoded.bytes.len() > PART_BYTES && self.env.is_remote() {
+            let upload = self.env.objects.put_multipart(&place).await.map_err(failed)?;
+            let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
+            parts.put(encoded.bytes);
+            parts.finish().await.map_err(failed)?;
+        } else {
+            let options = PutOptions { mode: PutMode::Overwrite, ..PutOptions::default() };
+            let payload = PutPayload::from(encoded.bytes);
+            self.env.objects.put_opts(&place, payload, options).await.map_err(failed)?;
+        }
+        let file = DataFile {
+            path,
+            size,
+            rows: encoded.rows,
+            time_min: encoded.time_min,
+            time_max: encoded.time_max,
+            tags: encoded.tags,
+            order: (-1, -1),
+        };
+        Ok(NewFile { file, schema: Arc::clone(schema), order: None })
+    }
+
+    /// The rows of a file in the logical layout of `schema`, in the file's order.
+    ///
+    /// # Errors
+    /// Those of the store; `damaged` when the file is. The stream yields the same.
+    pub async fn read_file(
+        &self,
+        file: &DataFile,
+        schema: &SchemaRef,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let reader = ObjectReader::new(Arc::clone(&self.env.objects), file);
+        let what = format!("file '{}' cannot be read", file.path);
+        let failed = move |error: parquet::errors::ParquetError| Error::wrap(Kind::Damaged, what.clone(), error);
+        let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&failed)?;
+        let stream = builder.with_batch_size(READ_BATCH_ROWS).build().map_err(&failed)?;
+        let schema = Arc::clone(schema);
+        let rows = stream.map(move |batch| layout::from_stored(&batch.map_err(&failed)?, &schema));
+        Ok(rows.boxed())
+    }
+
+    /// Writes a checkpoint of the newest version known.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.log.checkpoint().await
+    }
+}
+
+/// A file being written batch by batch; see [`Table::file_writer`].
+#[derive(Debug)]
+pub struct FileWriter {
+    encoder: Encoder,
+    schema: SchemaRef,
+    sub_micro: bool,
+}
+
+impl FileWriter {
+    /// Appends rows, which must follow all before in the sort order. CPU only: nothing is put before the end.
+    ///
+    /// # Errors
+    /// `internal` when the batch is not in the layout of the schema.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if !self.sub_micro && layout::has_sub_micro(batch)? {
+            return Err(Error::new(Kind::Internal, "a time below a microsecond in a file that has no room for it"));
+        }
+        self.encoder.write(batch)
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> u64 {
+        self.encoder.rows()
+    }
+
+    /// Bytes so far, roughly.
+    pub fn bytes(&self) -> usize {
+        self.encoder.bytes_so_far()
+    }
+}
+
+impl Snapshot {
+    fn of(state: &LogState) -> Self {
+        Self {
+            version: state.version,
+            schema: Arc::clone(&state.schema),
+            files: state.files.iter().map(|live| Arc::clone(&live.file)).collect(),
+            transactions: state.transactions.clone(),
+        }
+    }
+}
+
+impl Change {
+    /// A change that adds new rows.
+    pub fn flush(add: Vec<NewFile>, txn: Option<(String, i64)>) -> Self {
+        Self { add, remove: Vec::new(), schema: None, txn, operation: Operation::Flush }
+    }
+
+    /// A change that replaces files by their merged rows.
+    pub fn compaction(remove: Vec<Arc<DataFile>>, add: Vec<NewFile>) -> Self {
+        Self { add, remove, schema: None, txn: None, operation: Operation::Compaction }
+    }
+
+    /// A change that adds columns.
+    pub fn columns(schema: SchemaRef) -> Self {
+        Self { add: Vec::new(), remove: Vec::new(), schema: Some(schema), txn: None, operation: Operation::Schema }
+    }
+}
+
+fn conflict(what: impl Into<String>) -> Error {
+    Error::new(Kind::Conflict, what).with_retry(Retry::Backoff)
+}
+
+/// The log's names and the sizes of the files to be removed, all of which must be live.
+fn live_of(state: &LogState, remove: &[Arc<DataFile>]) -> Result<Vec<(String, u64)>> {
+    if remove.is_empty() {
+        return Ok(Vec::new());
+    }
+    let live: HashMap<&str, &str> =
+        state.files.iter().map(|live| (live.file.path.as_str(), live.base.as_str())).collect();
+    let find = |file: &Arc<DataFile>| match live.get(file.path.as_str()) {
+        Some(base) => Ok(((*base).to_owned(), file.size)),
+        None => Err(conflict(format!("file '{}' has been removed by another commit", file.path))),
+    };
+    remove.iter().map(find).collect()
+}
+
+/// Refuses to merge files when a live file that may share keys with them lies between two of them in the write order.
+fn check_adjacent(state: &LogState, inputs: &[Arc<DataFile>]) -> Result<()> {
+    let paths: HashSet<&str> = inputs.iter().map(|file| file.path.as_str()).collect();
+    for live in state.files.iter().filter(|live| !paths.contains(live.file.path.as_str())) {
+        let file = &live.file;
+        let between =
+            inputs.iter().any(|input| input.order < file.order) && inputs.iter().any(|input| input.order > file.order);
+        if between && inputs.iter().any(|input| input.may_share_keys(file)) {
+            return Err(conflict(format!("file '{}' lies between the files to be merged", file.path)));
+        }
+    }
+    Ok(())
+}
+
+/// `current` with the columns of `wanted` that it lacks; `None` when it lacks none.
+fn merge_schema(current: &TableSchema, wanted: &TableSchema) -> Result<Option<TableSchema>> {
+    let mut merged: Option<TableSchema> = None;
+    let mut last_tag = None;
+    for column in wanted.columns() {
+        let base = merged.as_ref().unwrap_or(current);
+        let index = match base.get(&column.name) {
+            Some((index, found)) if found == column => index,
+            Some((_, found)) if found.role != column.role => {
+                let (is, not) = (crate::schema::role_word(found.role), crate::schema::role_word(column.role));
+                return Err(conflict(format!("column '{}' is {is}, not {not}", column.name)));
+            }
+            Some(_) => return Err(conflict(format!("column '{}' is stored under another name", column.name))),
+            None => {
+                if base.columns().iter().any(|found| found.stored.eq_ignore_ascii_case(&column.stored)) {
+                    return Err(conflict(format!("the stored name of column '{}' is taken", column.name)));
+                }
+                merged.get_or_insert_with(|| current.clone()).push(column.clone())
+            }
+        };
+        if column.role == crate::schema::Role::Tag && last_tag.replace(index).is_some_and(|last| last > index) {
+            return Err(conflict("the tags of the table have another order"));
+        }
+    }
+    Ok(merged)
+}

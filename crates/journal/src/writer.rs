@@ -1,0 +1,385 @@
+//! The writer thread: takes groups off the queue, writes them, syncs once, answers everybody.
+//!
+//! Walk: [`Writer::run`] waits for work; [`Writer::commit`] makes room (a new segment when the old one is full), places
+//! the frames of the group behind the last one, writes them, syncs if anybody in the group asked for it, publishes the new end, and
+//! only then answers. A failed write is cut back; a failed sync poisons. No lock is held while disk or callbacks run.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use weir_base::{Kind, Retry};
+
+use crate::frame::{Dictionary, EncodedFrames, FrameHeader};
+use crate::housekeeper::Chore;
+use crate::manifest::Sealed;
+use crate::options::{Durability, Env, Options};
+use crate::recover::{Active, Staged};
+use crate::segment::SegmentHeader;
+use crate::{Appended, Error, Result};
+
+/// What is called when an append is settled.
+pub(crate) type Done = Box<dyn FnOnce(Result<Appended>) + Send>;
+
+/// Something for the writer thread to do.
+pub(crate) enum Work {
+    /// Append frames.
+    Append { frames: EncodedFrames, durability: Durability, done: Done },
+    /// Sync what is not synced yet.
+    Sync { done: Box<dyn FnOnce(Result<()>) + Send> },
+    /// Seal the segment if it holds records, and begin the next.
+    Rotate { done: Box<dyn FnOnce(Result<()>) + Send> },
+}
+
+/// What waits for the writer thread.
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub(crate) work: VecDeque<Work>,
+    pub(crate) bytes: u64,
+    pub(crate) closing: bool,
+    /// Why nothing is accepted any more.
+    pub(crate) refused: Option<String>,
+}
+
+/// What callers, the writer thread and the housekeeper share.
+pub(crate) struct Shared {
+    pub(crate) queue: Mutex<Queue>,
+    /// Work came or the journal closes.
+    pub(crate) work: Condvar,
+    /// Room came in the queue.
+    pub(crate) room: Condvar,
+    pub(crate) next: AtomicU64,
+    pub(crate) first: AtomicU64,
+    /// Bytes of the active segment.
+    pub(crate) active_bytes: AtomicU64,
+    /// Bytes of the sealed segments.
+    pub(crate) sealed_bytes: AtomicU64,
+    /// The dictionary of the active segment.
+    pub(crate) dictionary: Mutex<Option<Arc<Dictionary>>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("next", &self.next).field("first", &self.first).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues work that is not an append.
+    pub(crate) fn push(&self, work: Work) -> Result<()> {
+        let mut queue = self.lock();
+        if let Some(why) = &queue.refused {
+            return Err(refused(why));
+        }
+        queue.work.push_back(work);
+        drop(queue);
+        self.work.notify_one();
+        Ok(())
+    }
+}
+
+/// The error of a journal that takes nothing any more.
+pub(crate) fn refused(why: &str) -> Error {
+    Error::new(Kind::Unavailable, format!("the journal refuses writes until it is reopened: {why}"))
+}
+
+/// The state of the writer thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    env: Env,
+    dir: PathBuf,
+    options: Options,
+    shared: Arc<Shared>,
+    chores: Sender<Chore>,
+    active: Active,
+    /// Every sequence below it is synced.
+    synced: u64,
+    /// When what was written without a sync must be synced, on the monotonic clock.
+    sync_due: Option<Duration>,
+    poisoned: bool,
+}
+
+struct Append {
+    frames: EncodedFrames,
+    durability: Durability,
+    done: Done,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        env: Env,
+        dir: PathBuf,
+        options: Options,
+        shared: Arc<Shared>,
+        chores: Sender<Chore>,
+        active: Active,
+    ) -> Self {
+        let synced = active.survey.mark;
+        Self { env, dir, options, shared, chores, active, synced, sync_due: None, poisoned: false }
+    }
+
+    /// Runs until the journal is closed and the queue is empty.
+    pub(crate) fn run(mut self) -> Result<()> {
+        while let Some(group) = self.wait() {
+            self.work_off(group);
+            self.sync_if_due();
+        }
+        self.finish()
+    }
+
+    /// The next group; empty when a sync is due; `None` when the journal closes and nothing waits.
+    fn wait(&mut self) -> Option<Vec<Work>> {
+        let mut queue = self.shared.lock();
+        while queue.work.is_empty() {
+            if queue.closing {
+                return None;
+            }
+            queue = match self.sync_due {
+                None => self.shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(due) => {
+                    let left = due.saturating_sub(self.env.clock.monotonic());
+                    if left.is_zero() {
+                        return Some(Vec::new());
+                    }
+                    self.shared.work.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        while bytes < self.options.group_bytes_max {
+            let Some(work) = queue.work.pop_front() else { break };
+            if let Work::Append { frames, .. } = &work {
+                bytes += frames.bytes.len() as u64;
+            }
+            group.push(work);
+        }
+        queue.bytes -= bytes;
+        drop(queue);
+        self.shared.room.notify_all();
+        Some(group)
+    }
+
+    fn work_off(&mut self, group: Vec<Work>) {
+        let mut appends = Vec::new();
+        for work in group {
+            match work {
+                Work::Append { frames, durability, done } => appends.push(Append { frames, durability, done }),
+                Work::Sync { done } => {
+                    self.commit(std::mem::take(&mut appends));
+                    let outcome = self.sync();
+                    call(|| done(outcome));
+                }
+                Work::Rotate { done } => {
+                    self.commit(std::mem::take(&mut appends));
+                    let outcome = self.rotate();
+                    call(|| done(outcome));
+                }
+            }
+        }
+        self.commit(appends);
+    }
+
+    /// Writes a group, syncs it if anybody asked, answers everybody in order.
+    fn commit(&mut self, mut group: Vec<Append>) {
+        if group.is_empty() {
+            return;
+        }
+        let outcome = self.write_and_sync(&mut group);
+        match outcome {
+            Ok(first) => answer(group, first),
+            Err(_) if group.len() > 1 && !self.poisoned => {
+                // One of them may be too large for what is left of the disk: each gets its own chance.
+                for append in group {
+                    self.commit(vec![append]);
+                }
+            }
+            Err(error) => {
+                for append in group {
+                    let error = error.copy();
+                    call(|| (append.done)(Err(error)));
+                }
+            }
+        }
+    }
+
+    /// Returns the first sequence of the group.
+    fn write_and_sync(&mut self, group: &mut [Append]) -> Result<u64> {
+        self.check_poison()?;
+        let bytes: u64 = group.iter().map(|append| append.frames.bytes.len() as u64).sum();
+        let survey = &self.active.survey;
+        if survey.records > 0 && survey.offset + bytes > self.options.segment_bytes_max {
+            self.rotate()?;
+        }
+        let first = self.active.survey.next;
+        self.write(group)?;
+        let durability = group.iter().map(|append| append.durability).max().unwrap_or(Durability::None);
+        if durability == Durability::Durable {
+            self.sync()?;
+        } else if durability == Durability::Interval && self.sync_due.is_none() {
+            self.sync_due = Some(self.env.clock.monotonic() + self.options.interval);
+        }
+        self.shared.next.store(self.active.survey.next, Ordering::Release);
+        self.shared.active_bytes.store(self.active.survey.offset, Ordering::Release);
+        Ok(first)
+    }
+
+    /// Places and writes the frames of a group; after an error the file is as it was before.
+    fn write(&mut self, group: &mut [Append]) -> Result<()> {
+        let before = self.active.survey.clone();
+        let mut joined = Vec::new();
+        let mut joined_at = before.offset;
+        let mut outcome = Ok(());
+        for append in group.iter_mut() {
+            let survey = &mut self.active.survey;
+            let (offset, next) = (survey.offset, survey.next);
+            append.frames.place(self.active.header.salt, offset, next, self.synced);
+            for header in &append.frames.headers {
+                survey.add(&FrameHeader {
+                    first: header.first + next,
+                    end: header.end + next,
+                    mark: self.synced,
+                    ..*header
+                });
+            }
+            if joined.is_empty() {
+                joined_at = offset;
+            }
+            let small = append.frames.bytes.len() <= JOIN_BYTES_MAX;
+            if small {
+                joined.extend_from_slice(&append.frames.bytes);
+            }
+            if outcome.is_ok() && (!small || joined.len() > JOIN_BYTES_MAX) {
+                outcome = self.active.file.write_all_at(&joined, joined_at);
+                joined.clear();
+            }
+            if outcome.is_ok() && !small {
+                outcome = self.active.file.write_all_at(&append.frames.bytes, offset);
+            }
+        }
+        if outcome.is_ok() && !joined.is_empty() {
+            outcome = self.active.file.write_all_at(&joined, joined_at);
+        }
+        outcome.map_err(|error| {
+            self.active.survey = before;
+            self.cut_back();
+            let error = Error::io(format!("cannot append to {}", self.active.path.display()), error);
+            if self.poisoned { error } else { error.with_retry(Retry::Backoff) }
+        })
+    }
+
+    /// Takes back what a failed write left; the cut is synced before anything is written in its place.
+    fn cut_back(&mut self) {
+        let cut = self.active.file.set_len(self.active.survey.offset).and_then(|()| self.active.file.sync_data());
+        match cut {
+            Ok(()) => {
+                self.synced = self.active.survey.next;
+                self.sync_due = None;
+            }
+            Err(error) => self.poison(&format!("a failed write could not be cut back ({error})")),
+        }
+    }
+
+    /// Makes everything written so far durable.
+    fn sync(&mut self) -> Result<()> {
+        self.check_poison()?;
+        if self.synced < self.active.survey.next {
+            if let Err(error) = self.active.file.sync_data() {
+                self.poison(&format!("a sync failed ({error})"));
+                return Err(
+                    Error::io(format!("cannot sync {}", self.active.path.display()), error).with_retry(Retry::Never)
+                );
+            }
+            self.synced = self.active.survey.next;
+        }
+        self.sync_due = None;
+        Ok(())
+    }
+
+    /// Nobody waits for this sync; if it fails, the next caller hears of it.
+    fn sync_if_due(&mut self) {
+        if self.sync_due.is_some_and(|due| due <= self.env.clock.monotonic()) && self.sync().is_err() {
+            self.sync_due = None;
+        }
+    }
+
+    /// Seals the active segment and begins the next; nothing happens to one without records.
+    fn rotate(&mut self) -> Result<()> {
+        self.sync()?;
+        if self.active.survey.records == 0 {
+            return Ok(());
+        }
+        let next = self.active.survey.next;
+        let dictionary = self.active.header.dictionary.clone();
+        let header = SegmentHeader::new(&self.env, &self.dir, next, 0, dictionary);
+        let active = Staged::new(&self.env, &self.dir, header)?;
+        let active = match active.publish(&self.env, &self.dir) {
+            Ok(active) => active,
+            Err(error) => {
+                self.poison("a new segment could not be made durable");
+                return Err(error);
+            }
+        };
+        let old = std::mem::replace(&mut self.active, active);
+        let sealed: Sealed = old.survey.sealed(&old.header);
+        self.shared.sealed_bytes.fetch_add(sealed.frames_end, Ordering::AcqRel);
+        self.shared.active_bytes.store(self.active.survey.offset, Ordering::Release);
+        // The housekeeper lives as long as the journal; without it the next writer finds the segment by its name.
+        let _ = self.chores.send(Chore::Sealed(sealed));
+        Ok(())
+    }
+
+    fn poison(&mut self, why: &str) {
+        self.poisoned = true;
+        self.shared.lock().refused.get_or_insert_with(|| why.to_owned());
+    }
+
+    fn check_poison(&self) -> Result<()> {
+        if !self.poisoned {
+            return Ok(());
+        }
+        Err(refused(self.shared.lock().refused.as_deref().unwrap_or("a sync failed")))
+    }
+
+    /// The orderly end: everything durable, and a mark that says so.
+    fn finish(mut self) -> Result<()> {
+        if self.poisoned {
+            return Ok(());
+        }
+        self.sync()?;
+        let survey = &self.active.survey;
+        if survey.mark < self.synced {
+            let header = FrameHeader::mark_only(survey.next, self.synced);
+            let mut bytes = [0; crate::frame::HEADER_LEN];
+            header.put(&mut bytes, self.active.header.salt, survey.offset);
+            // Only a hint to the next opening: without it the last group is written again.
+            let _ = self.active.file.write_all_at(&bytes, survey.offset);
+        }
+        Ok(())
+    }
+}
+
+/// Batches up to this size are copied together to save calls to the kernel.
+const JOIN_BYTES_MAX: usize = 128 << 10;
+
+fn answer(group: Vec<Append>, mut first: u64) {
+    for append in group {
+        let end = first + append.frames.records;
+        let appended = Appended { first, last: end.saturating_sub(1) };
+        call(|| (append.done)(Ok(appended)));
+        first = end;
+    }
+}
+
+/// A callback that panics must not take the writer with it; the panic was reported by its hook.
+fn call(callback: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(callback));
+}

@@ -1,0 +1,181 @@
+//! Databases and tables as one query sees them: each table it names, at one moment (Q1).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
+use datafusion::common::{DataFusionError, Result, TableReference};
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use futures::future::try_join_all;
+use tokio::sync::OnceCell;
+use weir_base::Kind;
+use weir_engine::read::{Tables, logical_schema};
+
+use crate::error::{Error, from_engine};
+use crate::scan::{Files, SnapshotTable, StoredColumns};
+
+/// The one catalog; databases are its schemas.
+pub(crate) const CATALOG: &str = "weir";
+const INFORMATION_SCHEMA: &str = "information_schema";
+
+/// The tables of one query.
+#[derive(Debug, Clone)]
+pub(crate) struct QueryCatalog {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    tables: Arc<dyn Tables>,
+    url: ObjectStoreUrl,
+    footers: Arc<FileMetadataCache>,
+    default_database: String,
+    /// What scans left out, in words.
+    notes: Arc<Mutex<Vec<String>>>,
+    /// Databases and their tables, listed only for a query that asks for them.
+    names: OnceCell<BTreeMap<String, Vec<String>>>,
+    /// One snapshot per table and query.
+    snapshots: Mutex<BTreeMap<(String, String), Snapshot>>,
+}
+
+/// The snapshot of one table, taken when it is first asked for; `None` when there is no such table.
+type Snapshot = Arc<OnceCell<Option<Arc<SnapshotTable>>>>;
+
+impl QueryCatalog {
+    pub(crate) fn new(
+        tables: Arc<dyn Tables>,
+        url: ObjectStoreUrl,
+        footers: Arc<FileMetadataCache>,
+        default_database: &str,
+    ) -> Self {
+        let shared = Shared {
+            tables,
+            url,
+            footers,
+            default_database: default_database.to_owned(),
+            notes: Arc::default(),
+            names: OnceCell::new(),
+            snapshots: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What scans left out, in words, one line a scan.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.shared.notes.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Takes the snapshots of all tables that a statement names, side by side.
+    pub(crate) async fn take_snapshots(&self, named: &[TableReference]) -> Result<(), Error> {
+        let taken = named.iter().map(|table| async move {
+            let database = table.schema().unwrap_or(&self.shared.default_database);
+            if database.eq_ignore_ascii_case(INFORMATION_SCHEMA) {
+                return self.list().await.map(|_| ());
+            }
+            match self.snapshot(database, table.table()).await? {
+                Some(_) => Ok(()),
+                None => Err(missing(database, table.table())),
+            }
+        });
+        try_join_all(taken).await.map(|_| ())
+    }
+
+    /// All databases with their tables.
+    pub(crate) async fn list(&self) -> Result<&BTreeMap<String, Vec<String>>, Error> {
+        let list = || async {
+            let databases = self.shared.tables.databases().await.map_err(from_engine)?;
+            let mut names = BTreeMap::new();
+            for database in databases {
+                let tables = self.shared.tables.tables(&database).await.map_err(from_engine)?;
+                names.insert(database, tables);
+            }
+            Ok(names)
+        };
+        self.shared.names.get_or_try_init(list).await
+    }
+
+    /// A table of this query.
+    pub(crate) async fn table(&self, database: &str, table: &str) -> Result<Arc<SnapshotTable>, Error> {
+        self.snapshot(database, table).await?.ok_or_else(|| missing(database, table))
+    }
+
+    async fn snapshot(&self, database: &str, table: &str) -> Result<Option<Arc<SnapshotTable>>, Error> {
+        let key = (database.to_owned(), table.to_owned());
+        let cell = {
+            let mut snapshots = self.shared.snapshots.lock().expect("no holder of this lock panics");
+            Arc::clone(snapshots.entry(key).or_default())
+        };
+        let take = || async {
+            let snapshot = self.shared.tables.snapshot(database, table).await.map_err(from_engine)?;
+            Ok(snapshot.map(|snapshot| {
+                let files = Files::new(
+                    logical_schema(&snapshot.schema),
+                    StoredColumns::new(&snapshot.schema),
+                    self.shared.url.clone(),
+                    self.shared.tables.objects(),
+                    Arc::clone(&self.shared.footers),
+                );
+                Arc::new(SnapshotTable::new(snapshot, files, Arc::clone(&self.shared.notes)))
+            }))
+        };
+        cell.get_or_try_init(take).await.cloned()
+    }
+
+    fn listed(&self, database: &str) -> Vec<String> {
+        self.shared.names.get().and_then(|names| names.get(database)).cloned().unwrap_or_default()
+    }
+}
+
+fn missing(database: &str, table: &str) -> Error {
+    Error::new(Kind::NotFound, format!("table '{table}' does not exist in database '{database}'"))
+}
+
+impl CatalogProviderList for QueryCatalog {
+    fn register_catalog(&self, _: String, _: Arc<dyn CatalogProvider>) -> Option<Arc<dyn CatalogProvider>> {
+        None
+    }
+
+    fn catalog_names(&self) -> Vec<String> {
+        vec![CATALOG.to_owned()]
+    }
+
+    fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
+        (name == CATALOG).then(|| Arc::new(self.clone()) as _)
+    }
+}
+
+impl CatalogProvider for QueryCatalog {
+    fn schema_names(&self) -> Vec<String> {
+        self.shared.names.get().map(|names| names.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        Some(Arc::new(Database { name: name.to_owned(), catalog: self.clone() }))
+    }
+}
+
+/// One database of a query.
+#[derive(Debug)]
+struct Database {
+    name: String,
+    catalog: QueryCatalog,
+}
+
+#[async_trait]
+impl SchemaProvider for Database {
+    fn table_names(&self) -> Vec<String> {
+        self.catalog.listed(&self.name)
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let found = self.catalog.snapshot(&self.name, name).await;
+        let found = found.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Ok(found.map(|table| table as Arc<dyn TableProvider>))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.catalog.listed(&self.name).iter().any(|table| table == name)
+    }
+}

@@ -1,0 +1,116 @@
+//! The crate's one error type, and what DataFusion's errors mean to a caller.
+
+use datafusion::common::{DataFusionError, SchemaError};
+use weir_base::{Kind, Retry};
+
+weir_base::define_error!("What a query could not do, for whom it matters (kind) and whether to try again (retry).");
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        classify(error)
+    }
+}
+
+impl From<arrow::error::ArrowError> for Error {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        classify(DataFusionError::from(error))
+    }
+}
+
+/// An error of the engine, as it is.
+pub(crate) fn from_engine(error: weir_engine::Error) -> Error {
+    Error::new(error.kind(), weir_base::error::chain(&error)).with_retry(error.retry())
+}
+
+/// The kind of an error that came up while planning or running a statement. The message is DataFusion's, without the
+/// words that only repeat its class.
+fn classify(error: DataFusionError) -> Error {
+    let error = match unwrapped(error) {
+        Ok(ours) => return ours,
+        Err(error) => error,
+    };
+    let (kind, retry) = match &error {
+        DataFusionError::SQL(..)
+        | DataFusionError::Plan(_)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::Configuration(_)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::Execution(_) => (Kind::Invalid, Retry::Never),
+        DataFusionError::ArrowError(inner, _) => (kind_of_arrow(inner), Retry::Never),
+        DataFusionError::ResourcesExhausted(_) => (Kind::Limit, Retry::Never),
+        DataFusionError::ObjectStore(inner) => match inner.as_ref() {
+            object_store::Error::NotFound { .. } => (Kind::Damaged, Retry::Never),
+            _ => (Kind::Unavailable, Retry::Backoff),
+        },
+        DataFusionError::ParquetError(_) => (Kind::Damaged, Retry::Never),
+        DataFusionError::IoError(inner) => (weir_base::error::kind_of_io(inner), Retry::Never),
+        _ => (Kind::Internal, Retry::Never),
+    };
+    Error::new(kind, message(&error)).with_retry(retry)
+}
+
+/// The innermost error; `Ok` when it is one of ours.
+fn unwrapped(error: DataFusionError) -> Result<Error, DataFusionError> {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => unwrapped(*inner),
+        DataFusionError::Shared(inner) => match inner.find_root() {
+            DataFusionError::ResourcesExhausted(text) => Err(DataFusionError::ResourcesExhausted(text.clone())),
+            DataFusionError::Execution(text) => Err(DataFusionError::Execution(text.clone())),
+            _ => Err(DataFusionError::Shared(inner)),
+        },
+        DataFusionError::External(inner) => match inner.downcast::<weir_engine::Error>() {
+            Ok(engine) => Ok(from_engine(*engine)),
+            Err(inner) => match inner.downcast::<Error>() {
+                Ok(ours) => Ok(*ours),
+                Err(inner) => Err(DataFusionError::External(inner)),
+            },
+        },
+        DataFusionError::ArrowError(inner, trace) => match *inner {
+            arrow::error::ArrowError::ExternalError(inner) => match inner.downcast::<DataFusionError>() {
+                Ok(inner) => unwrapped(*inner),
+                Err(inner) => Err(DataFusionError::External(inner)),
+            },
+            inner => Err(DataFusionError::ArrowError(Box::new(inner), trace)),
+        },
+        DataFusionError::Collection(mut errors) if !errors.is_empty() => unwrapped(errors.swap_remove(0)),
+        other => Err(other),
+    }
+}
+
+fn kind_of_arrow(error: &arrow::error::ArrowError) -> Kind {
+    use arrow::error::ArrowError as E;
+    match error {
+        E::CastError(_) | E::ParseError(_) | E::ComputeError(_) | E::DivideByZero | E::ArithmeticOverflow(_) => {
+            Kind::Invalid
+        }
+        E::InvalidArgumentError(_) | E::NotYetImplemented(_) => Kind::Invalid,
+        E::ParquetError(_) => Kind::Damaged,
+        _ => Kind::Internal,
+    }
+}
+
+/// The message with a small first letter and without a full stop.
+fn message(error: &DataFusionError) -> String {
+    let text = match error {
+        DataFusionError::SchemaError(inner, _) => match inner.as_ref() {
+            SchemaError::FieldNotFound { .. } => inner.to_string(),
+            other => other.to_string(),
+        },
+        other => other.strip_backtrace(),
+    };
+    let mut text = text.trim().trim_end_matches('.').to_owned();
+    for prefix in
+        ["Error during planning: ", "Execution error: ", "SQL error: ", "Resources exhausted: ", "Arrow error: "]
+    {
+        if let Some(rest) = text.strip_prefix(prefix) {
+            text = rest.to_owned();
+        }
+    }
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
+            format!("{}{}", first.to_lowercase(), &text[first.len_utf8()..])
+        }
+        _ => text,
+    }
+}

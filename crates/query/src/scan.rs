@@ -1,0 +1,190 @@
+//! One table of one snapshot as DataFusion sees it, and how it is read (E3).
+//!
+//! Files and runs of the buffer whose keys cannot match are left out before anything is opened ([`prune`]). What is left
+//! is split by `engine::read` into parts that nothing overlaps and groups that must be merged. The former become plain
+//! `DataSourceExec`s over Parquet, into which every filter, projection and limit may sink; the latter become a
+//! [`MergeExec`] through which only filters on tags and time pass. A [`StoredColumns`] adapter turns what files hold into
+//! the logical layout, so that everything above speaks true names and types.
+
+mod buffer_exec;
+mod merge_exec;
+mod parquet;
+pub(crate) mod prune;
+mod stored;
+
+use std::sync::{Arc, Mutex};
+
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DFSchema, Result};
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::union::UnionExec;
+use weir_engine::read::{Part, ReadPlan, ReadSnapshot, Source, logical_schema};
+
+use buffer_exec::BufferExec;
+use merge_exec::MergeExec;
+pub(crate) use parquet::Files;
+pub(crate) use stored::StoredColumns;
+
+/// A table at one moment.
+#[derive(Debug)]
+pub(crate) struct SnapshotTable {
+    snapshot: ReadSnapshot,
+    schema: SchemaRef,
+    files: Files,
+    /// What scans of this table left out, in words, for EXPLAIN.
+    notes: Arc<Mutex<Vec<String>>>,
+}
+
+/// The columns that a scan gives and where the key lies among those that it must read for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Columns {
+    /// Columns to read for a merge: those asked for and the key, ascending positions in the logical layout.
+    pub(crate) read: Vec<usize>,
+    /// Tags in the order of the sort key, as positions in `read`.
+    pub(crate) tags: Vec<usize>,
+    /// `time`, as position in `read`.
+    pub(crate) time: usize,
+    /// Columns asked for, as positions in `read`.
+    pub(crate) output: Vec<usize>,
+}
+
+impl SnapshotTable {
+    pub(crate) fn new(snapshot: ReadSnapshot, files: Files, notes: Arc<Mutex<Vec<String>>>) -> Self {
+        let schema = logical_schema(&snapshot.schema);
+        Self { snapshot, schema, files, notes }
+    }
+
+    /// What this table is at this moment.
+    pub(crate) fn snapshot(&self) -> &ReadSnapshot {
+        &self.snapshot
+    }
+
+    fn columns(&self, asked: &[usize]) -> Columns {
+        let tags: Vec<usize> = self.snapshot.schema.tags().map(|(index, _)| index + 1).collect();
+        let mut read: Vec<usize> = asked.iter().chain(&tags).copied().chain([0]).collect();
+        read.sort_unstable();
+        read.dedup();
+        let place = |column: &usize| read.binary_search(column).expect("every column of the key and asked for is read");
+        Columns {
+            tags: tags.iter().map(place).collect(),
+            time: place(&0),
+            output: asked.iter().map(place).collect(),
+            read,
+        }
+    }
+
+    fn note(&self, kept: &[Source], plan: &ReadPlan) {
+        let files = kept.iter().filter(|source| matches!(source, Source::File(_))).count();
+        let mut notes = self.notes.lock().expect("no holder of this lock panics");
+        notes.push(format!(
+            "{}.{}: version {}, {files} of {} files, {} of {} buffered runs, {} plain parts, {} merged groups of {} parts",
+            self.snapshot.database,
+            self.snapshot.table,
+            self.snapshot.version,
+            self.snapshot.files.len(),
+            kept.len() - files,
+            self.snapshot.runs.len(),
+            plan.plain.len(),
+            plan.merged.len(),
+            plan.merged.iter().map(Vec::len).sum::<usize>(),
+        ));
+    }
+
+    /// The parts that nothing overlaps: one scan of whole files, one of clipped files, one of buffered rows.
+    fn plain(&self, parts: Vec<Part>, asked: &[usize], partitions: usize) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+        let (mut whole, mut clipped, mut plans) = (Vec::new(), Vec::new(), Vec::<Arc<dyn ExecutionPlan>>::new());
+        for part in parts {
+            match (part.source, part.times) {
+                (Source::File(file), None) => whole.push(file),
+                (Source::File(file), Some(times)) => clipped.push((file, times)),
+                (Source::Run(run), times) => {
+                    plans.push(Arc::new(BufferExec::new(run, times, asked.to_vec(), &self.schema)));
+                }
+            }
+        }
+        if !whole.is_empty() {
+            plans.push(self.files.scan_whole(&whole, asked, partitions)?);
+        }
+        if !clipped.is_empty() {
+            plans.push(self.files.scan_clipped(&clipped, asked, partitions)?);
+        }
+        Ok(plans)
+    }
+
+    fn merged(&self, groups: Vec<Vec<Part>>, asked: &[usize], partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {
+        let columns = self.columns(asked);
+        let mut inputs = Vec::with_capacity(groups.len());
+        for group in groups {
+            let rows = group.iter().map(Part::rows).sum::<u64>();
+            let parts = group.into_iter().map(|part| self.input(part, &columns)).collect::<Result<Vec<_>>>()?;
+            inputs.push((rows, parts));
+        }
+        Ok(Arc::new(MergeExec::try_new(inputs, columns, partitions)?))
+    }
+
+    /// One sorted input of a merge.
+    fn input(&self, part: Part, columns: &Columns) -> Result<Arc<dyn ExecutionPlan>> {
+        match part.source {
+            Source::File(file) => self.files.scan_sorted(&file, part.times, columns),
+            Source::Run(run) => {
+                let run = BufferExec::new(run, part.times, columns.read.clone(), &self.schema);
+                Ok(Arc::new(run.sorted(columns)?))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl TableProvider for SnapshotTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// Every filter is seen here, for pruning; where it is applied is settled when the plan is optimised.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let asked: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let filter = match conjunction(filters.iter().cloned()) {
+            Some(filter) => {
+                let schema = DFSchema::try_from(Arc::clone(&self.schema))?;
+                Some(state.create_physical_expr(filter, &schema)?)
+            }
+            None => None,
+        };
+        let (kept, wanted) = prune::prune(self.snapshot.sources(), filter.as_ref(), &self.schema)?;
+        let plan = ReadPlan::new(kept.clone(), &wanted);
+        self.note(&kept, &plan);
+        let partitions = state.config().target_partitions();
+        let mut plans = self.plain(plan.plain, &asked, partitions)?;
+        if !plan.merged.is_empty() {
+            plans.push(self.merged(plan.merged, &asked, partitions)?);
+        }
+        match plans.len() {
+            0 => Ok(Arc::new(EmptyExec::new(project(&self.schema, &asked)?))),
+            1 => Ok(plans.swap_remove(0)),
+            _ => UnionExec::try_new(plans),
+        }
+    }
+}
+
+fn project(schema: &Schema, columns: &[usize]) -> Result<SchemaRef> {
+    Ok(Arc::new(schema.project(columns)?))
+}

@@ -1,0 +1,204 @@
+//! Sessions: how DataFusion is set up for one query, and how a statement becomes a stream of rows.
+
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::{ParamValues, TableReference};
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use datafusion::execution::cache::cache_manager::{CacheManagerConfig, FileMetadataCache};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::{SQLOptions, SessionConfig};
+use datafusion::sql::parser::Statement as Parsed;
+use futures::{StreamExt, stream};
+use weir_base::Kind;
+use weir_engine::read::Tables;
+
+use crate::catalog::{CATALOG, QueryCatalog};
+use crate::error::{Error, Result};
+use crate::memory::SharedMemory;
+use crate::settings::Settings;
+use crate::show;
+use crate::sql::Request;
+use crate::statement::{self, Statement};
+
+/// Under this URL plans name the store of the tables.
+const STORE_URL: &str = "weir://store/";
+
+/// What all queries share.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    tables: Arc<dyn Tables>,
+    /// A state with all functions and rules, copied for each query.
+    state: SessionState,
+    runtime: RuntimeEnv,
+    footers: Arc<FileMetadataCache>,
+    memory: SharedMemory,
+    settings: Settings,
+    url: ObjectStoreUrl,
+}
+
+impl Sessions {
+    pub(crate) fn new(tables: Arc<dyn Tables>, settings: &Settings) -> Result<Self> {
+        let url = ObjectStoreUrl::parse(STORE_URL)?;
+        let footers = usize::try_from(settings.query_footer_bytes_max.bytes()).unwrap_or(usize::MAX);
+        let disk = match &settings.query_spill_dir {
+            Some(dir) => DiskManagerMode::Directories(vec![dir.clone()]),
+            None => DiskManagerMode::Disabled,
+        };
+        let disk = DiskManagerBuilder::default()
+            .with_mode(disk)
+            .with_max_temp_directory_size(settings.query_spill_bytes_max.bytes());
+        let runtime = RuntimeEnvBuilder::new()
+            .with_disk_manager_builder(disk)
+            .with_cache_manager(CacheManagerConfig::default().with_metadata_cache_limit(footers))
+            .build()
+            .map_err(|error| Error::wrap(Kind::Unavailable, "cannot use the folder for spilled data", error))?;
+        runtime.register_object_store(url.as_ref(), tables.objects());
+        let config = session_config(settings);
+        let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+        Ok(Self {
+            tables,
+            state,
+            footers: runtime.cache_manager.get_file_metadata_cache(),
+            runtime,
+            memory: SharedMemory::new(settings.query_memory_bytes_max),
+            settings: settings.clone(),
+            url,
+        })
+    }
+
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory.reserved()
+    }
+
+    pub(crate) fn spilled_bytes(&self) -> u64 {
+        self.runtime.disk_manager.used_disk_space()
+    }
+
+    /// Plans a statement on snapshots taken now and starts it.
+    pub(crate) async fn execute(&self, request: &Request) -> Result<SendableRecordBatchStream> {
+        let catalog =
+            QueryCatalog::new(Arc::clone(&self.tables), self.url.clone(), Arc::clone(&self.footers), &request.database);
+        let state = self.state(request, &catalog)?;
+        match statement::parse(&request.sql)? {
+            Statement::Show(show) => match show::answer(&show, &catalog, &request.database).await? {
+                show::Answer::Rows(batch) => Ok(rows(batch)),
+                show::Answer::Query(sql) => {
+                    let Statement::Query(statement) = statement::parse(&sql)? else {
+                        return Err(Error::new(Kind::Internal, "a SHOW became no query"));
+                    };
+                    self.run(*statement, request, &state, &catalog).await
+                }
+            },
+            Statement::Query(statement) => self.run(*statement, request, &state, &catalog).await,
+        }
+    }
+
+    /// The state of one query: its catalog, its memory.
+    fn state(&self, request: &Request, catalog: &QueryCatalog) -> Result<SessionState> {
+        let memory = Arc::new(self.memory.share(self.settings.query_each_memory_bytes_max));
+        let runtime = RuntimeEnvBuilder::from_runtime_env(&self.runtime).with_memory_pool(memory).build_arc()?;
+        let mut config = self.state.config().clone();
+        config.options_mut().catalog.default_schema = request.database.clone();
+        Ok(SessionStateBuilder::new_from_existing(self.state.clone())
+            .with_config(config)
+            .with_runtime_env(runtime)
+            .with_catalog_list(Arc::new(catalog.clone()))
+            .build())
+    }
+
+    async fn run(
+        &self,
+        statement: Parsed,
+        request: &Request,
+        state: &SessionState,
+        catalog: &QueryCatalog,
+    ) -> Result<SendableRecordBatchStream> {
+        let explains = matches!(statement, Parsed::Explain(_));
+        let functions = |table: &TableReference| state.table_functions().contains_key(table.table());
+        let named = state.resolve_table_references(&statement)?;
+        let named: Vec<_> = named.into_iter().filter(|table| !functions(table)).collect();
+        catalog.take_snapshots(&named).await?;
+        let plan = state.statement_to_plan(statement).await?;
+        let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        options.verify_plan(&plan)?;
+        let plan = with_params(plan, request)?;
+        let plan = state.create_physical_plan(&plan).await?;
+        let stream = start(plan, state.task_ctx())?;
+        Ok(if explains { with_notes(stream, catalog.clone()) } else { stream })
+    }
+}
+
+fn start(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    Ok(execute_stream(plan, context)?)
+}
+
+fn with_params(plan: LogicalPlan, request: &Request) -> Result<LogicalPlan> {
+    if request.params.is_empty() {
+        return Ok(plan);
+    }
+    let positional = |name: &str| name.parse::<usize>().ok();
+    if request.params.iter().all(|(name, _)| positional(name).is_some()) {
+        let mut values: Vec<_> = request.params.iter().map(|(name, value)| (positional(name), value)).collect();
+        values.sort_by_key(|value| value.0);
+        if values.iter().enumerate().any(|(index, value)| value.0 != Some(index + 1)) {
+            return Err(Error::invalid("positional parameters must be numbered from $1 without gaps"));
+        }
+        let values: Vec<_> = values.into_iter().map(|value| value.1.clone().into()).collect();
+        return Ok(plan.with_param_values(ParamValues::List(values))?);
+    }
+    let values = request.params.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+    Ok(plan.with_param_values(ParamValues::Map(values))?)
+}
+
+/// One batch as a stream.
+fn rows(batch: RecordBatch) -> SendableRecordBatchStream {
+    let schema = batch.schema();
+    Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(batch)])))
+}
+
+/// The rows of an EXPLAIN and one more that says what its scans left out.
+fn with_notes(explained: SendableRecordBatchStream, catalog: QueryCatalog) -> SendableRecordBatchStream {
+    let schema = explained.schema();
+    let text = |schema: &SchemaRef| {
+        let texts = schema.fields().iter().all(|field| *field.data_type() == DataType::Utf8);
+        texts && schema.fields().len() == 2
+    };
+    if !text(&schema) {
+        return explained;
+    }
+    let last = schema.clone();
+    let notes = stream::once(async move {
+        let notes = catalog.notes().join("\n");
+        let columns: Vec<arrow::array::ArrayRef> =
+            vec![Arc::new(StringArray::from(vec!["scan"])), Arc::new(StringArray::from(vec![notes]))];
+        Ok(RecordBatch::try_new(last, columns)?)
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, explained.chain(notes)))
+}
+
+fn session_config(settings: &Settings) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(settings.query_threads.max(1))
+        .with_information_schema(true)
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema(CATALOG, "default");
+    let options = config.options_mut();
+    options.sql_parser.enable_ident_normalization = false;
+    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.reorder_filters = true;
+    options.explain.show_statistics = false;
+    config
+}
+
+/// A schema of text columns.
+pub(crate) fn text_schema(names: &[&str]) -> SchemaRef {
+    Arc::new(Schema::new(names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect::<Vec<_>>()))
+}

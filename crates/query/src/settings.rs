@@ -1,0 +1,50 @@
+//! The limits of queries, checked, with units in their types (S1). Every field has the name of its setting.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use weir_base::ByteSize;
+
+/// How queries run and within which limits.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Threads that compute queries, apart from those that serve the network.
+    pub query_threads: usize,
+    /// Memory of all queries together.
+    pub query_memory_bytes_max: ByteSize,
+    /// Memory of one query; past it, it spills to `query_spill_dir` where it can.
+    pub query_each_memory_bytes_max: ByteSize,
+    /// Folder for what does not fit in memory; swept at start. `None`: nothing is spilled.
+    pub query_spill_dir: Option<PathBuf>,
+    /// Bytes that all queries together may spill.
+    pub query_spill_bytes_max: ByteSize,
+    /// Queries that run at once.
+    pub query_running_max: usize,
+    /// Queries that wait for a slot.
+    pub query_waiting_max: usize,
+    /// How long a query waits for a slot.
+    pub query_wait: Duration,
+    /// How long a query may run, from its admission to its last row.
+    pub query_deadline: Duration,
+    /// Memory for footers of Parquet files.
+    pub query_footer_bytes_max: ByteSize,
+}
+
+impl Settings {
+    /// The defaults for a machine with that much memory and that many cores.
+    pub fn new(memory_bytes: u64, cores: usize) -> Self {
+        let pool = memory_bytes / 4;
+        Self {
+            query_threads: cores.max(1),
+            query_memory_bytes_max: ByteSize::new(pool),
+            query_each_memory_bytes_max: ByteSize::new(pool / 4),
+            query_spill_dir: None,
+            query_spill_bytes_max: ByteSize::mib(16 << 10),
+            query_running_max: 2 * cores.max(1),
+            query_waiting_max: 100,
+            query_wait: Duration::from_secs(5),
+            query_deadline: Duration::from_secs(300),
+            query_footer_bytes_max: ByteSize::mib(64),
+        }
+    }
+}

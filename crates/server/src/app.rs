@@ -1,0 +1,78 @@
+//! What every handler shares, and the table of routes.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use weir_base::{Clock, Random};
+
+use crate::body::TextBudget;
+use crate::config::Config;
+use crate::database::Database;
+use crate::health::Since;
+use crate::metrics::Metrics;
+use crate::status::{Dialect, Problem};
+use crate::{health, metrics, query, request, write};
+
+/// The state behind all routes.
+pub struct App {
+    pub(crate) config: Config,
+    pub(crate) database: Arc<dyn Database>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) metrics: Metrics,
+    pub(crate) since: Since,
+    pub(crate) text_budget: TextBudget,
+    pub(crate) write_slots: Semaphore,
+    pub(crate) parse_slots: Arc<Semaphore>,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl App {
+    /// The state for `database` under the limits of `config`.
+    pub fn new(
+        config: Config,
+        database: Arc<dyn Database>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        log_lines_dropped: Arc<std::sync::atomic::AtomicU64>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            text_budget: TextBudget::new(config.text_bytes_total_max),
+            write_slots: Semaphore::new(config.writes_max),
+            parse_slots: Arc::new(Semaphore::new(config.parse_threads)),
+            metrics: Metrics::new(log_lines_dropped),
+            since: Since::default(),
+            stopping: CancellationToken::new(),
+            config,
+            database,
+            clock,
+            random,
+        })
+    }
+
+    /// The database behind the routes.
+    pub fn database(&self) -> &Arc<dyn Database> {
+        &self.database
+    }
+}
+
+/// All routes. An embedded caller may call this service without any socket.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/write", post(write::v1))
+        .route("/api/v2/write", post(write::v2))
+        .route("/api/v3/write_lp", post(write::v3))
+        .route("/api/v3/query_sql", get(query::by_get).post(query::by_post))
+        .route("/api/v1/flush", post(write::flush))
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .route("/ping", get(health::ping))
+        .route("/metrics", get(metrics::render))
+        .fallback(|| async { Problem::not_found("no such address").respond(Dialect::Weir) })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed().respond(Dialect::Weir) })
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), request::observe))
+        .with_state(app)
+}

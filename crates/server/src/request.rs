@@ -1,0 +1,69 @@
+//! Around every request: its id, its line in the log, its numbers, and the net under a panic.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use futures::FutureExt;
+use tracing::Instrument;
+
+use crate::app::App;
+use crate::status::{Dialect, Problem};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const ID_LEN_MAX: usize = 64;
+
+/// The id of a request: the caller's, when it is fit for logs, else a new UUIDv7.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// Gives the request an id, runs it, counts it, logs it, and turns a panic into a 500.
+pub(crate) async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let id = given_id(&request)
+        .unwrap_or_else(|| weir_base::id::uuid_v7(app.clock.as_ref(), app.random.as_ref()).to_string());
+    let route = known_route(request.uri().path());
+    let method = request.method().clone();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let span = tracing::info_span!("request", id = %id, method = %method, route);
+    let began = app.clock.monotonic();
+    let in_flight = app.metrics.begin();
+    let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
+    drop(in_flight);
+    let _entered = span.enter();
+    let mut response = outcome.unwrap_or_else(|_| {
+        Problem::bug(format!("the request failed inside Weir; its id in the log is {id}")).respond(Dialect::Weir)
+    });
+    let took = app.clock.monotonic().saturating_sub(began);
+    app.metrics.finished(route, response.status().as_u16(), took);
+    tracing::debug!(status = response.status().as_u16(), took_ms = took.as_secs_f64() * 1e3, "answered");
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+fn given_id(request: &Request) -> Option<String> {
+    let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;
+    let fit = (1..=ID_LEN_MAX).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    fit.then(|| id.to_owned())
+}
+
+/// The route as a label that lives as long as the program: the table of routes is fixed, so labels are bounded.
+fn known_route(path: &str) -> &'static str {
+    const ROUTES: [&str; 9] = [
+        "/write",
+        "/api/v2/write",
+        "/api/v3/write_lp",
+        "/api/v3/query_sql",
+        "/api/v1/flush",
+        "/health",
+        "/ready",
+        "/ping",
+        "/metrics",
+    ];
+    ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
+}

@@ -1,0 +1,24 @@
+//! Builds Weir and a benchmark for release, and runs it.
+
+use crate::shell;
+
+/// Benchmarks that watch a server from outside and so need the binary, but not our crates.
+const FROM_OUTSIDE: [&str; 2] = ["ingest", "recovery"];
+/// What needs neither.
+const ALONE: [&str; 1] = ["report"];
+
+/// Runs `bench/src/bin/NAME.rs` with `arguments`.
+pub fn run(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let mut command = shell::cargo();
+    command.args(["run", "--quiet", "--release", "--package", "weir-bench"]);
+    if FROM_OUTSIDE.contains(&name) {
+        shell::run(shell::cargo().args(["build", "--release", "--package", "weir"]))?;
+        command.args(["--no-default-features", "--bin", name, "--", "--weir"]);
+        command.arg(shell::target_folder().join("release/weir"));
+    } else if ALONE.contains(&name) {
+        command.args(["--no-default-features", "--bin", name, "--"]);
+    } else {
+        command.args(["--bin", name, "--"]);
+    }
+    shell::run(command.args(arguments))
+}
