@@ -44,7 +44,7 @@ fn main() {
         std::process::exit(2);
     };
     let number = |text: &str| text.parse::<f64>().expect("a number");
-    let mut state = number(seed) as u64 * 0x9e37_79b9_7f4a_7c15 + 1;
+    let mut state = (number(seed) as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let largest = number(largest) as u64;
     let until = Instant::now() + Duration::from_secs_f64(number(seconds));
     let options = CacheOptions {

@@ -389,22 +389,34 @@ impl Inner {
         }
     }
 
+    /// Asks the remote level; `None` when it fails, which is counted.
+    fn fetch(&self, remote: &Remote, epoch: u64, key: &[u8]) -> Option<crate::remote::Fetched> {
+        match remote.get(epoch, key) {
+            Ok(fetched) => {
+                self.metrics.add(Counter::Damaged, u64::from(fetched.damaged));
+                Some(fetched)
+            }
+            Err(_) => {
+                self.metrics.add(Counter::Failed, 1);
+                None
+            }
+        }
+    }
+
     fn lookup_remote(&self, key: &[u8], generation: Option<u64>) -> Option<Lookup> {
         let remote = self.remote.as_ref()?;
         let epoch = self.epoch();
-        let fetched = match remote.get(epoch, key) {
-            Ok(fetched) => fetched,
-            Err(_) => {
-                self.metrics.add(Counter::Failed, 1);
-                return None;
-            }
-        };
-        self.metrics.add(Counter::Damaged, u64::from(fetched.damaged));
+        let mut fetched = self.fetch(remote, epoch, key)?;
+        let mut asked_at = generation;
         if fetched.epoch > epoch {
+            // Another machine invalidated: what it wrote since is under its epoch.
             self.raise_epoch_to(fetched.epoch);
-            return None;
-        }
-        if fetched.epoch < epoch {
+            asked_at = match &self.disk {
+                Level::On(disk) => disk.generation.quiet(),
+                _ => None,
+            };
+            fetched = self.fetch(remote, fetched.epoch, key)?;
+        } else if fetched.epoch < epoch {
             let _ = remote.raise(epoch);
         }
         let packet = fetched.packet.filter(|packet| packet.kind != PacketKind::Tombstone)?;
@@ -422,7 +434,7 @@ impl Inner {
         let kept = keep(found, 0);
         let answer = self.answer(&kept)?;
         self.metrics.add(Counter::HitRemote, 1);
-        self.fill_down(key, &kept, generation);
+        self.fill_down(key, &kept, asked_at);
         Some(answer)
     }
 

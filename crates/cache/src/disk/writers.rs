@@ -102,6 +102,7 @@ impl Disk {
             return Ok(());
         };
         self.set_reservation(tx, id, wanted)?;
+        tx.silent = true;
         tx.on_commit_reserved = Some(wanted);
         Ok(())
     }
@@ -206,7 +207,7 @@ impl Disk {
         let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let deadline = Deadline::after(&*self.clock, Duration::from_millis(200));
         let released = self.write_until(deadline, |tx| {
-            tx.removes = true;
+            (tx.removes, tx.silent) = (true, true);
             self.set_reservation(tx, writer.id, 0)?;
             tx.sql
                 .prepare_cached("DELETE FROM writers WHERE id = ?1")

@@ -35,7 +35,7 @@ fn the_limit_holds_for_every_policy_and_mixture() {
                 "eviction leaves most of the room used: {policy} {lens:?} {size:?}"
             );
             let newest = cache.get(format!("key-{}", number - 1));
-            assert_eq!(newest.as_deref(), Some(&noise(number - 1, lens[(number - 1) as usize % lens.len()])[..]));
+            assert!(newest.as_deref() == Some(&noise(number - 1, lens[(number - 1) as usize % lens.len()])[..]));
             check_agreement(&cache);
         }
     }
@@ -123,7 +123,7 @@ fn equal_values_share_their_blob_within_and_between_namespaces() {
     let inode = |name: &str| blobs(name)[0].metadata().unwrap().ino();
     assert_eq!(inode("one"), inode("two"), "the bytes are there once");
     one.clear().unwrap();
-    assert_eq!(two.get("b").as_deref(), Some(&value[..]), "a namespace keeps its blob when another drops it");
+    assert!(two.get("b").as_deref() == Some(&value[..]), "a namespace keeps its blob when another drops it");
     two.clear().unwrap();
     for cache in [&one, &two] {
         cache.put("d", b"", &PutOptions::default()).unwrap();
