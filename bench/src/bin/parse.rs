@@ -1,13 +1,16 @@
 //! How fast line protocol becomes columns, on one core, and that the columns hold what the lines said.
 //!
-//! `cargo run --release -p weir-bench --bin parse -- [--data FOLDER] [SHAPE...]` prints one line a shape: megabytes and rows a
-//! second of CPU time, best and median of the rounds. Each round parses a whole body anew, with a new parser.
+//! `cargo run --release -p weir-bench --bin parse -- [--data FOLDER] [--rival PROGRAM] [SHAPE...]` prints one line a shape:
+//! megabytes and rows a second of CPU time, best and median of the rounds. Each round parses a whole body anew, with a new
+//! parser. The program of `bench/rivals/parse` is given the same bodies, and the ratio to its best round is printed.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures with the real clock and reads its own input")]
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
 use std::fmt::Write;
 use std::hint::black_box;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use rustix::time::{ClockId, clock_gettime};
 use weir_engine::lp::{Options, Parsed, Parser, Schemas};
@@ -185,7 +188,21 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-fn measure(shape: &Shape, chunk: usize) {
+/// Has the rival parse the shape's body, and checks what it found.
+fn rival_bytes_per_second(program: &str, shape: &Shape) -> f64 {
+    let mut child =
+        Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the rival starts");
+    child.stdin.take().expect("piped").write_all(&shape.body).expect("the rival reads its body");
+    let output = child.wait_with_output().expect("the rival ends");
+    let words = String::from_utf8(output.stdout).expect("text");
+    let words: Vec<f64> = words.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+    let [rows, sum, rate] = words[..] else { panic!("the rival said {words:?}") };
+    assert_eq!(rows, shape.rows as f64, "{}: rows of the rival", shape.name);
+    assert!((sum - shape.sum).abs() <= shape.sum.abs() * 1e-9, "{}: sum of the rival", shape.name);
+    rate
+}
+
+fn measure(shape: &Shape, chunk: usize, rival: Option<&str>) {
     check(shape, &parse(&shape.body, chunk));
     let rounds = (1_500_000_000 / shape.body.len()).clamp(5, 1_000);
     let mut seconds: Vec<f64> = (0..rounds)
@@ -198,8 +215,12 @@ fn measure(shape: &Shape, chunk: usize) {
     seconds.sort_by(f64::total_cmp);
     let rate = |seconds: f64| (shape.body.len() as f64 / seconds / 1e6, shape.rows as f64 / seconds / 1e6);
     let (best, median) = (rate(seconds[0]), rate(seconds[rounds / 2]));
+    let rival = rival.map_or_else(String::new, |program| {
+        let theirs = rival_bytes_per_second(program, shape) / 1e6;
+        format!("  rival {theirs:5.0} MB/s, ratio {:.1}", best.0 / theirs)
+    });
     println!(
-        "{:12} {:4} B/line  best {:6.0} MB/s {:6.2} M rows/s  median {:6.0} MB/s {:6.2} M rows/s",
+        "{:12} {:4} B/line  best {:6.0} MB/s {:6.2} M rows/s  median {:6.0} MB/s {:6.2} M rows/s{rival}",
         shape.name,
         shape.body.len() / shape.rows,
         best.0,
@@ -210,11 +231,14 @@ fn measure(shape: &Shape, chunk: usize) {
 }
 
 fn main() {
-    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
-    let mut folder = "examples".to_owned();
-    if wanted.first().is_some_and(|first| first == "--data") && wanted.len() > 1 {
-        folder = wanted[1].clone();
-        wanted.drain(..2);
+    let (mut wanted, mut folder, mut rival) = (Vec::new(), "examples".to_owned(), None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--data" => folder = arguments.next().expect("--data takes a folder"),
+            "--rival" => rival = Some(arguments.next().expect("--rival takes a program")),
+            _ => wanted.push(argument),
+        }
     }
     let mut shapes = vec![
         tsbs("tsbs", 100),
@@ -228,7 +252,7 @@ fn main() {
     shapes.extend(nab(&folder));
     for shape in &shapes {
         if wanted.is_empty() || wanted.iter().any(|name| name == shape.name) {
-            measure(shape, 256 << 10);
+            measure(shape, 256 << 10, rival.as_deref());
         }
     }
 }

@@ -404,7 +404,9 @@ mod tests {
         Ok(text)
     }
 
-    const BOTH: [(Encoding, fn(&[u8]) -> Vec<u8>); 2] = [(Encoding::Gzip, gzip), (Encoding::Zstd, zstd)];
+    type Encode = fn(&[u8]) -> Vec<u8>;
+
+    const BOTH: [(Encoding, Encode); 2] = [(Encoding::Gzip, gzip), (Encoding::Zstd, zstd)];
 
     #[test]
     fn members_and_frames_follow_each_other_in_any_chunks() {

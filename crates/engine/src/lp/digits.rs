@@ -14,7 +14,7 @@ pub(super) fn word(bytes: &[u8], at: usize) -> Option<u64> {
 pub(super) fn count(word: u64) -> usize {
     let from_zero = word ^ ZEROS;
     // 0x76 lifts 10 and above into the high bit; bytes cannot carry into each other because their high bits are masked.
-    let others = ((from_zero & !HIGH) + 0x7676_7676_7676_7676 | from_zero) & HIGH;
+    let others = (((from_zero & !HIGH) + 0x7676_7676_7676_7676) | from_zero) & HIGH;
     others.trailing_zeros() as usize / 8
 }
 
@@ -24,9 +24,9 @@ pub(super) fn value(word: u64, count: usize) -> u64 {
     debug_assert!((1..=8).contains(&count));
     // Shifted up, the digits end at the top byte, and the empty bytes below count as leading zeros.
     let digits = (word << (64 - 8 * count)) & 0x0f0f_0f0f_0f0f_0f0f;
-    let pairs = (digits.wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
-    let fours = (pairs.wrapping_mul(100 << 16 | 1) >> 16) & 0x0000_ffff_0000_ffff;
-    fours.wrapping_mul(10_000 << 32 | 1) >> 32
+    let pairs = (digits.wrapping_mul((10 << 8) | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs.wrapping_mul((100 << 16) | 1) >> 16) & 0x0000_ffff_0000_ffff;
+    fours.wrapping_mul((10_000 << 32) | 1) >> 32
 }
 
 const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];

@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn each_dialect_has_its_spellings() {
-        let dialects: [(fn(&str) -> Option<Precision>, &str); 3] = [
+        type Parse = fn(&str) -> Option<Precision>;
+        let dialects: [(Parse, &str); 3] = [
             (Precision::from_v1, "n ns u us µ ms s m h"),
             (Precision::from_v2, "ns us ms s"),
             (Precision::from_v3, "auto nanosecond microsecond millisecond second ns n us u ms s"),

@@ -134,7 +134,8 @@ impl Split {
 
     fn canonical_escaped(&self, head: &[u8], out: &mut Vec<u8>) -> Step<()> {
         let text = |start, end| unescape(&head[start as usize..end as usize]);
-        let mut tags: Vec<(Cow<'_, [u8]>, Cow<'_, [u8]>)> =
+        type Text<'t> = Cow<'t, [u8]>;
+        let mut tags: Vec<(Text<'_>, Text<'_>)> =
             self.spans.iter().map(|span| (text(span.start, span.equals), text(span.equals + 1, span.end))).collect();
         tags.sort();
         if let Some(pair) = tags.windows(2).find(|pair| pair[0].0 == pair[1].0) {
