@@ -325,7 +325,8 @@ pub(super) fn has_order(add: &Add) -> bool {
     add.tags.as_ref().is_some_and(|tags| tags.contains_key(ORDER))
 }
 
-fn percent_decode(text: &str) -> String {
+/// The name that a percent-encoded path of the log stands for.
+pub(super) fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut index = 0;

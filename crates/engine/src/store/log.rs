@@ -3,6 +3,7 @@
 //! [`DeltaLog::commit`] is the commit rule of `docs/formats/store.md`; what a commit contains and when it must be refused is the
 //! caller's `plan`, which is asked again for every version it is tried at.
 
+use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -229,6 +230,36 @@ impl DeltaLog {
         self.clean(state.version).await
     }
 
+    /// Deletes data files that no version of the retention needs: removed, or never committed, longer ago than it.
+    pub(super) async fn vacuum(&self) -> Result<Vacuumed> {
+        let failed = |error| object_error(format!("'{}' cannot be vacuumed", self.folder), error);
+        let state = self.refresh().await?;
+        let since = self.env.now_ms().saturating_sub(self.env.retention_ms());
+        let live = state.files.iter().map(|live| live.file.path.clone());
+        let removed = state.tombstones.iter().filter(|tombstone| tombstone.deleted_ms >= since);
+        let removed = removed.map(|tombstone| format!("{}/{}", self.folder, action::percent_decode(&tombstone.base)));
+        let needed: HashSet<String> = live.chain(removed).collect();
+        let listed =
+            self.env.objects.list_with_delimiter(Some(&Path::from(self.folder.as_str()))).await.map_err(failed)?;
+        let doomed: Vec<_> = listed
+            .objects
+            .into_iter()
+            .filter(|meta| meta.location.as_ref().ends_with(".parquet") && !needed.contains(meta.location.as_ref()))
+            .filter(|meta| meta.last_modified.timestamp_millis() < since)
+            .collect();
+        let vacuumed = Vacuumed { files: doomed.len(), bytes: doomed.iter().map(|meta| meta.size).sum() };
+        let paths = stream::iter(doomed.into_iter().map(|meta| Ok(meta.location)).collect::<Vec<_>>());
+        let mut deleted = self.env.objects.delete_stream(paths.boxed());
+        while let Some(outcome) = deleted.next().await {
+            match outcome {
+                // Another server's vacuum was faster.
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(vacuumed)
+    }
+
     /// Deletes commits and checkpoints before the newest checkpoint that is past the retention.
     async fn clean(&self, newest: i64) -> Result<()> {
         let failed = |error| object_error(format!("the log of '{}' cannot be cleaned", self.folder), error);
@@ -247,8 +278,22 @@ impl DeltaLog {
         let doomed = named.into_iter().filter(|(entry, _)| entry.version < keep_from);
         let doomed: Vec<_> = doomed.map(|(_, meta)| Ok(meta.location.clone())).collect();
         let deleted = self.env.objects.delete_stream(stream::iter(doomed).boxed());
-        deleted.try_for_each(|_| async { Ok(()) }).await.map_err(failed)
+        let ignore_missing = |outcome| match outcome {
+            // Another server cleans the same log.
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failed(error)),
+        };
+        deleted.map(ignore_missing).try_collect::<()>().await
     }
+}
+
+/// What a vacuum deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Vacuumed {
+    /// Files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 pub(super) fn log_path(folder: &str, name: &str) -> Path {

@@ -35,12 +35,15 @@ use catalog::Catalog;
 use local::LocalStore;
 
 pub use catalog::{CatalogEntry, TableState};
-pub use log::Committed;
+pub use log::{Committed, Vacuumed};
 pub use remote::RemoteLimits;
 pub use table::{Change, FileWriter, NewFile, Operation, Snapshot, Table};
 
 /// The URL under which [`Store::objects`] is registered with query engines; the paths of data files follow it.
 pub const ROOT_URL: &str = "weir://store/";
+
+/// A server that has not looked at a log for this long must still find the commits it has missed.
+const SHARED_RETENTION_MIN: Duration = Duration::from_secs(3600);
 
 /// What the store takes from outside.
 #[derive(Debug, Clone)]
@@ -62,7 +65,7 @@ pub struct StoreOptions {
     pub shared: bool,
     /// Bounds of calls to a remote store.
     pub limits: RemoteLimits,
-    /// How long removed files and old commits are kept.
+    /// How long removed files and old commits are kept; at least an hour on a shared store, where a server may lag behind.
     pub retention: Duration,
 }
 
@@ -146,6 +149,9 @@ impl Store {
         options: &StoreOptions,
         env: StoreEnv,
     ) -> Result<Self> {
+        if shared && options.retention < SHARED_RETENTION_MIN {
+            return Err(Error::invalid("a shared store must keep old versions for at least an hour"));
+        }
         let StoreEnv { fs: _, clock, random } = env;
         let env = Arc::new(Env { objects, clock, random, remote, retention: options.retention });
         let catalog = Catalog::open(Arc::clone(&env)).await?;

@@ -1,13 +1,14 @@
 //! One table: its snapshot in memory, writing its files, and committing changes to it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use futures::stream::{BoxStream, StreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use parquet::errors::ParquetError;
 use weir_base::checksum::hex;
 use weir_base::{Kind, Retry};
 
@@ -15,7 +16,7 @@ use super::action::{self, Add, CommitInfo, Format, Line, Metadata, Txn};
 use super::encode::{Encoded, Encoder};
 use super::file::DataFile;
 use super::layout;
-use super::log::{Committed, DeltaLog, Planned};
+use super::log::{Committed, DeltaLog, Planned, Vacuumed};
 use super::reader::ObjectReader;
 use super::state::{LogState, PROTOCOL, Tombstone, remove_of};
 use super::{Env, object_error};
@@ -90,17 +91,25 @@ pub struct Table {
     name: String,
     folder: String,
     log: DeltaLog,
+    /// The snapshot last asked for.
+    snapshot: Mutex<Arc<Snapshot>>,
 }
 
 impl Table {
     pub(super) async fn open(env: Arc<Env>, database: &str, name: &str, folder: &str) -> Result<Self> {
         let log = DeltaLog::open(Arc::clone(&env), folder).await?;
-        Ok(Self { env, database: database.to_owned(), name: name.to_owned(), folder: folder.to_owned(), log })
+        Ok(Self::with_log(env, database, name, folder, log))
     }
 
     pub(super) fn create(env: Arc<Env>, database: &str, name: &str, folder: &str) -> Self {
         let log = DeltaLog::create(Arc::clone(&env), folder);
-        Self { env, database: database.to_owned(), name: name.to_owned(), folder: folder.to_owned(), log }
+        Self::with_log(env, database, name, folder, log)
+    }
+
+    fn with_log(env: Arc<Env>, database: &str, name: &str, folder: &str, log: DeltaLog) -> Self {
+        let snapshot = Mutex::new(Arc::new(Snapshot::of(&log.state())));
+        let (database, name, folder) = (database.to_owned(), name.to_owned(), folder.to_owned());
+        Self { env, database, name, folder, log, snapshot }
     }
 
     /// The database.
@@ -120,7 +129,12 @@ impl Table {
 
     /// The newest version known to this process.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::new(Snapshot::of(&self.log.state()))
+        let state = self.log.state();
+        let mut known = self.snapshot.lock().expect("no panic under this lock");
+        if known.version < state.version {
+            *known = Arc::new(Snapshot::of(&state));
+        }
+        Arc::clone(&known)
     }
 
     /// Reads what other writers have committed since, and returns the newest version.
@@ -128,7 +142,8 @@ impl Table {
     /// # Errors
     /// Those of the store; `damaged` when the log is.
     pub async fn refresh(&self) -> Result<Arc<Snapshot>> {
-        Ok(Arc::new(Snapshot::of(self.log.refresh().await?.as_ref())))
+        self.log.refresh().await?;
+        Ok(self.snapshot())
     }
 
     /// The table at an earlier version.
@@ -183,6 +198,9 @@ impl Table {
             lines.push(Line { protocol: Some(PROTOCOL), ..Line::default() });
         }
         let schema = self.plan_schema(state, change, &mut lines)?;
+        if change.operation == Operation::Schema && lines.is_empty() {
+            return Ok(Planned::Done);
+        }
         let now_ms = self.env.now_ms();
         if let Some((app_id, version)) = &change.txn {
             let txn = Txn { app_id: app_id.clone(), version: *version, last_updated: Some(now_ms) };
@@ -338,12 +356,26 @@ impl Table {
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let reader = ObjectReader::new(Arc::clone(&self.env.objects), file);
         let what = format!("file '{}' cannot be read", file.path);
-        let failed = move |error: parquet::errors::ParquetError| Error::wrap(Kind::Damaged, what.clone(), error);
+        let failed = move |error: ParquetError| match error {
+            ParquetError::External(source) => match source.downcast::<object_store::Error>() {
+                Ok(error) => object_error(what.clone(), *error),
+                Err(source) => Error::wrap(Kind::Damaged, what.clone(), source),
+            },
+            error => Error::wrap(Kind::Damaged, what.clone(), error),
+        };
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&failed)?;
         let stream = builder.with_batch_size(READ_BATCH_ROWS).build().map_err(&failed)?;
         let schema = Arc::clone(schema);
         let rows = stream.map(move |batch| layout::from_stored(&batch.map_err(&failed)?, &schema));
         Ok(rows.boxed())
+    }
+
+    /// Deletes files that were removed, or written and never committed, longer ago than the retention.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn vacuum(&self) -> Result<Vacuumed> {
+        self.log.vacuum().await
     }
 
     /// Writes a checkpoint of the newest version known.
