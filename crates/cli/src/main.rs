@@ -10,6 +10,7 @@ mod doctor;
 mod embedded;
 mod exit;
 mod folder;
+mod journal;
 mod logging;
 mod quickstart;
 mod runtime;
@@ -62,6 +63,8 @@ enum Command {
     },
     /// Check the licences and policy of a dependency set.
     Deps(deps::Args),
+    /// Append to a journal, read, check, repair and compact it.
+    Journal(journal::Args),
 }
 
 fn main() -> ExitCode {
@@ -90,5 +93,6 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
             terminal::print(String::from_utf8_lossy(&script))
         }
         Command::Deps(args) => deps::run(args, terminal),
+        Command::Journal(args) => journal::run(args, terminal),
     }
 }
