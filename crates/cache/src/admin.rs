@@ -35,7 +35,24 @@ pub struct Size {
     pub log_budget_bytes: u64,
 }
 
-/// How grave a finding is.
+/// An entry as exports carry it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub value: bytes::Bytes,
+    /// What is left of its TTL.
+    pub ttl: Option<Duration>,
+    /// Its stale time after that.
+    pub stale: Option<Duration>,
+    /// What it cost.
+    pub cost: Duration,
+    /// Its tags.
+    pub tags: Vec<String>,
+}
+
+/// Something that was looked at.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct Finding {
     /// `ok`, `warning` or `error`.
@@ -180,6 +197,31 @@ impl Cache {
         }
         self.inner.metrics.time(Operation::Invalidate, clock.monotonic().saturating_sub(started));
         Ok(removed)
+    }
+
+    /// The live entry with a value that follows key `after`, in key order; for exports.
+    ///
+    /// # Errors
+    /// `Unavailable` without a disk level.
+    pub fn next_entry(&self, after: Option<&[u8]>) -> Result<Option<Exported>> {
+        let disk = self.disk()?;
+        let mut after = after.unwrap_or_default().to_vec();
+        loop {
+            let Some((key, found, tags)) = disk.read(|sql| disk.next_after(sql, &after))? else { return Ok(None) };
+            let now = self.inner.now_ms();
+            let left = |until: i64| {
+                (until != i64::MAX).then(|| Duration::from_millis(until.saturating_sub(now).max(0) as u64))
+            };
+            if let Some(found) = found
+                && let Some(value) = found.value
+                && crate::disk::entry::is_live(now, found.written_ms, found.dead_ms)
+            {
+                let ttl = left(found.expires_ms);
+                let stale = left(found.dead_ms).and_then(|dead| Some(dead.saturating_sub(ttl?)));
+                return Ok(Some(Exported { key, value, ttl, stale, cost: Duration::from_micros(found.cost_us), tags }));
+            }
+            after = key;
+        }
     }
 
     /// One collection of at most `budget`.

@@ -15,7 +15,7 @@ use weir_limits::Deadline;
 use crate::disk::Disk;
 use crate::disk::entry::{Encoding, Expected, FLAG_ABSENT, Found, Lookup as Row, Prepared, Wrote, is_live};
 use crate::error::{Error, Result};
-use crate::flight::{Boarding, Flights};
+use crate::flight::Flights;
 use crate::key::KEY_BYTES_MAX;
 use crate::memory::{Kept, Memory};
 use crate::metrics::{Counter, Metrics, Operation};
@@ -32,7 +32,6 @@ pub struct Cache {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) options: CacheOptions,
-    pub(crate) namespace: Namespace,
     pub(crate) memory: Option<Memory>,
     pub(crate) disk: Level,
     pub(crate) remote: Option<Remote>,
@@ -115,7 +114,6 @@ impl Cache {
             metrics: Metrics::new(options.metrics),
             flights: Flights::default(),
             epoch: AtomicU64::new(1),
-            namespace,
             disk,
             remote,
             options,
@@ -215,17 +213,15 @@ impl Cache {
             Level::On(disk) if !inner.options.read_only => Some((disk.dir(), &inner.options.fs)),
             _ => None,
         };
-        let boarding = inner.flights.board(key, dir, clock, Deadline::after(clock, wait));
-        if let (Some(stale), Boarding::Late) = (stale, &boarding) {
+        let flight = inner.flights.board(key, dir, clock, Deadline::after(clock, wait));
+        if let (Some(stale), None) = (stale, &flight) {
             return Ok(stale);
         }
-        if !matches!(boarding, Boarding::First(_)) {
-            inner.metrics.add(Counter::Joined, 1);
-        }
-        // Also when nobody was waited for: another may have finished between the look and the lease.
+        // Another may have finished between the look and the lease.
         if let Lookup::Hit(entry) = inner.lookup(key)
             && !entry.stale
         {
+            inner.metrics.add(Counter::Joined, 1);
             return Ok(entry.value);
         }
         let computing = clock.monotonic();
@@ -237,7 +233,7 @@ impl Cache {
             inner.metrics.add(Counter::Failed, 1);
         }
         inner.metrics.time(Operation::Compute, now.saturating_sub(started));
-        drop(boarding);
+        drop(flight);
         Ok(Bytes::from(value))
     }
 }
@@ -393,22 +389,34 @@ impl Inner {
         }
     }
 
+    /// Asks the remote level; `None` when it fails, which is counted.
+    fn fetch(&self, remote: &Remote, epoch: u64, key: &[u8]) -> Option<crate::remote::Fetched> {
+        match remote.get(epoch, key) {
+            Ok(fetched) => {
+                self.metrics.add(Counter::Damaged, u64::from(fetched.damaged));
+                Some(fetched)
+            }
+            Err(_) => {
+                self.metrics.add(Counter::Failed, 1);
+                None
+            }
+        }
+    }
+
     fn lookup_remote(&self, key: &[u8], generation: Option<u64>) -> Option<Lookup> {
         let remote = self.remote.as_ref()?;
         let epoch = self.epoch();
-        let fetched = match remote.get(epoch, key) {
-            Ok(fetched) => fetched,
-            Err(_) => {
-                self.metrics.add(Counter::Failed, 1);
-                return None;
-            }
-        };
-        self.metrics.add(Counter::Damaged, u64::from(fetched.damaged));
+        let mut fetched = self.fetch(remote, epoch, key)?;
+        let mut asked_at = generation;
         if fetched.epoch > epoch {
+            // Another machine invalidated: what it wrote since is under its epoch.
             self.raise_epoch_to(fetched.epoch);
-            return None;
-        }
-        if fetched.epoch < epoch {
+            asked_at = match &self.disk {
+                Level::On(disk) => disk.generation.quiet(),
+                _ => None,
+            };
+            fetched = self.fetch(remote, fetched.epoch, key)?;
+        } else if fetched.epoch < epoch {
             let _ = remote.raise(epoch);
         }
         let packet = fetched.packet.filter(|packet| packet.kind != PacketKind::Tombstone)?;
@@ -426,7 +434,7 @@ impl Inner {
         let kept = keep(found, 0);
         let answer = self.answer(&kept)?;
         self.metrics.add(Counter::HitRemote, 1);
-        self.fill_down(key, &kept, generation);
+        self.fill_down(key, &kept, asked_at);
         Some(answer)
     }
 

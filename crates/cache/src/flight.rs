@@ -23,33 +23,21 @@ pub(crate) struct Flight<'a> {
     file: Option<(FileLock, Arc<dyn FileSystem>)>,
 }
 
-/// How the right to compute was obtained.
-#[derive(Debug)]
-pub(crate) enum Boarding<'a> {
-    /// At once: nobody else was computing.
-    First(Flight<'a>),
-    /// After waiting for somebody: look again before computing.
-    After(Flight<'a>),
-    /// Not before the deadline.
-    Late,
-}
-
 impl Flights {
-    /// Waits for the right to compute `key`; `dir` is the namespace's folder, if there is a disk level.
+    /// Waits for the right to compute `key`; `dir` is the namespace's folder, if there is a disk level. `None` at the
+    /// deadline. Whoever gets it looks again before computing: another may have finished meanwhile.
     pub(crate) fn board(
         &self,
         key: &[u8],
         dir: Option<(&Path, &Arc<dyn FileSystem>)>,
         clock: &dyn Clock,
         deadline: Deadline,
-    ) -> Boarding<'_> {
-        let mut waited = false;
+    ) -> Option<Flight<'_>> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         while busy.contains_key(key) {
-            waited = true;
             let remaining = deadline.remaining(clock);
             if remaining.is_zero() {
-                return Boarding::Late;
+                return None;
             }
             busy = self.landed.wait_timeout(busy, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -58,7 +46,7 @@ impl Flights {
         // From here on `Flight` gives the slot back on every path.
         let mut flight = Flight { flights: self, key: key.into(), file: None };
         let Some((dir, fs)) = dir else {
-            return if waited { Boarding::After(flight) } else { Boarding::First(flight) };
+            return Some(flight);
         };
         let folder = dir.join("flights");
         let path = folder.join(hex(&blake3(key)[..16]));
@@ -67,15 +55,14 @@ impl Flights {
         match FileLock::acquire(&path, "weir cache", std::time::Duration::ZERO) {
             Ok(lock) => flight.file = Some((lock, Arc::clone(fs))),
             Err(weir_base::LockError::Held { .. }) => {
-                waited = true;
                 match FileLock::acquire(&path, "weir cache", deadline.remaining(clock)) {
                     Ok(lock) => flight.file = Some((lock, Arc::clone(fs))),
-                    Err(_) => return Boarding::Late,
+                    Err(_) => return None,
                 }
             }
             Err(weir_base::LockError::Io(_)) => {}
         }
-        if waited { Boarding::After(flight) } else { Boarding::First(flight) }
+        Some(flight)
     }
 }
 

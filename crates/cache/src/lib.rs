@@ -31,7 +31,7 @@ mod name;
 mod options;
 mod remote;
 
-pub use admin::{Diagnosis, Finding, Size};
+pub use admin::{Diagnosis, Exported, Finding, Size};
 pub use archive::{PackedDirectory, pack_directory, unpack_directory};
 pub use batch::{Answer, Op};
 pub use cache::{Cache, Entry, Lookup, Put};

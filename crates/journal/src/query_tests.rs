@@ -22,12 +22,7 @@ fn sim() -> (Disk, Env) {
 }
 
 fn options() -> Options {
-    Options {
-        codec: Codec::Zstd { level: 1 },
-        segment_bytes_max: 2000,
-        frame_raw_bytes_max: 300,
-        ..Options::default()
-    }
+    Options { codec: Codec::Zstd { level: 1 }, segment_bytes_max: 2000, frame_raw_bytes_max: 300, ..Options::default() }
 }
 
 fn open(env: &Env, options: &Options) -> Journal {
@@ -51,10 +46,8 @@ fn fill(journal: &Journal, count: u64, seed: u64) -> Vec<OwnedRecord> {
                 payload: vec![random.below(256) as u8; random.below(90) as usize],
             })
             .collect();
-        let records: Vec<Record<'_>> = batch
-            .iter()
-            .map(|r| Record { time: r.time, kind: r.kind, key: &r.key, payload: &r.payload })
-            .collect();
+        let records: Vec<Record<'_>> =
+            batch.iter().map(|r| Record { time: r.time, kind: r.kind, key: &r.key, payload: &r.payload }).collect();
         let first = journal.append(&records, Durability::Durable).unwrap().first;
         model.extend((first..).zip(batch).map(|(sequence, record)| OwnedRecord { sequence, ..record }));
     }
@@ -345,12 +338,15 @@ fn a_dictionary_is_trained_from_the_first_records() {
     let (_, env) = sim();
     let options = Options { dictionary_bytes_max: Some(8 << 10), ..Options::default() };
     let journal = open(&env, &options);
-    let payload = |n: u64| format!("{{\"operation\":\"assign\",\"account\":\"{:012}\",\"n\":{n}}}", n * 7919).into_bytes();
+    let payload =
+        |n: u64| format!("{{\"operation\":\"assign\",\"account\":\"{:012}\",\"n\":{n}}}", n * 7919).into_bytes();
     let mut count = 0;
     for _ in 0..3 {
         for _ in 0..10_000 {
             let bytes = payload(count);
-            journal.submit(&[Record { time: 0, kind: 0, key: b"", payload: &bytes }], Durability::None, |_| ()).unwrap();
+            journal
+                .submit(&[Record { time: 0, kind: 0, key: b"", payload: &bytes }], Durability::None, |_| ())
+                .unwrap();
             count += 1;
         }
         journal.sync().unwrap();
@@ -370,5 +366,8 @@ fn a_dictionary_is_trained_from_the_first_records() {
     let journal = open(&env, &options);
     journal.append(&[Record { time: 0, kind: 0, key: b"", payload: &payload(count) }], Durability::Durable).unwrap();
     drop(journal);
-    assert_eq!(Reader::open(env, Path::new(DIR)).unwrap().get_sequence(count + 1).unwrap().unwrap().payload, payload(count));
+    assert_eq!(
+        Reader::open(env, Path::new(DIR)).unwrap().get_sequence(count + 1).unwrap().unwrap().payload,
+        payload(count)
+    );
 }

@@ -49,6 +49,9 @@ pub(crate) enum Lookup {
     Damaged(i64),
 }
 
+/// An entry met while walking over all of them.
+pub(crate) type NextEntry = (Vec<u8>, Option<Found>, Vec<String>);
+
 struct Stored {
     found: Found,
     codec: i64,
@@ -134,6 +137,25 @@ impl Disk {
             Err(_) => return Ok(Err(found.version)),
         }
         Ok(Ok(found))
+    }
+
+    /// The entry after `key` in key order: its key, what it holds unless damaged, its tags.
+    pub(crate) fn next_after(&self, sql: &Connection, key: &[u8]) -> Result<Option<NextEntry>> {
+        let doing = "cannot read the next entry";
+        let next: Option<Vec<u8>> = sql
+            .prepare_cached("SELECT key FROM entries WHERE key > ?1 ORDER BY key LIMIT 1")
+            .and_then(|mut statement| statement.query_row([key], |row| row.get(0)).optional())
+            .doing(doing)?;
+        let Some(next) = next else { return Ok(None) };
+        let found = match self.get(sql, &next)? {
+            Lookup::Found(found) => Some(found),
+            Lookup::Missing | Lookup::Damaged(_) => None,
+        };
+        let tags = sql
+            .prepare_cached("SELECT tag FROM tags WHERE id = (SELECT id FROM entries WHERE key = ?1) ORDER BY tag")
+            .and_then(|mut statement| statement.query_map([&next], |row| row.get(0))?.collect())
+            .doing(doing)?;
+        Ok(Some((next, found, tags)))
     }
 
     /// The version of `key` as it is now.
@@ -578,10 +600,6 @@ impl Prepared<'_> {
             Body::Inline(bytes) => Some(bytes),
             _ => None,
         }
-    }
-
-    pub(crate) fn stored_bytes(&self) -> u64 {
-        self.size
     }
 
     /// Times as the memory level keeps them: written, expires, dead.

@@ -48,6 +48,22 @@ pub(crate) fn rank_of(state: &State, at_us: i64, freq: i64, cost_us: u64, size: 
     }
 }
 
+/// What a row takes in the index beside its value, roughly; only decides where a step ends.
+const ROW_BYTES: u64 = 100;
+
+/// How much a step should free; it ends there, or with its last row.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    bytes: u64,
+    entries: u64,
+}
+
+impl Wanted {
+    fn is_met(self) -> bool {
+        self.bytes == 0 && self.entries == 0
+    }
+}
+
 struct Candidate {
     victim: Victim,
     key: Vec<u8>,
@@ -111,7 +127,7 @@ impl Disk {
         if !self.touches.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty() {
             let deadline = weir_limits::Deadline::after(&*self.clock, std::time::Duration::from_millis(20));
             let _ = self.write_until(deadline, |tx| {
-                tx.removes = true;
+                (tx.removes, tx.silent) = (true, true);
                 Ok(())
             });
         }
@@ -147,13 +163,15 @@ impl Tx<'_> {
         let mut freed = 0;
         while gone < STEP_MAX {
             let limit = self.state.entry_limit;
-            let crowded = limit > 0 && self.state.entries > limit.saturating_sub(1 + limit / 64);
-            if !crowded && self.used_bytes()? <= goal.saturating_add(freed) {
+            let crowded = if limit > 0 { self.state.entries.saturating_sub(limit - 1 - (limit - 1) / 64) } else { 0 };
+            let bytes = self.used_bytes()?.saturating_sub(goal.saturating_add(freed));
+            if crowded == 0 && bytes == 0 {
                 break;
             }
+            let wanted = Wanted { bytes, entries: crowded };
             let (count, blobs) = match self.state.policy {
-                Policy::S3Fifo => self.step_s3fifo()?,
-                Policy::Lru | Policy::Gdsf => self.step_by_rank()?,
+                Policy::S3Fifo => self.step_s3fifo(wanted)?,
+                Policy::Lru | Policy::Gdsf => self.step_by_rank(wanted)?,
             };
             if count == 0 {
                 break;
@@ -199,25 +217,27 @@ impl Tx<'_> {
             .doing("cannot find entries to evict")
     }
 
-    fn evict(&mut self, candidate: &Candidate) -> Result<u64> {
+    fn evict(&mut self, candidate: &Candidate, wanted: &mut Wanted) -> Result<u64> {
         self.remove(&candidate.victim)?;
         self.state.evicted += 1;
+        wanted.entries = wanted.entries.saturating_sub(1);
+        wanted.bytes = wanted.bytes.saturating_sub(candidate.victim.size + ROW_BYTES);
         Ok(if candidate.victim.blob.is_some() { candidate.victim.size } else { 0 })
     }
 
-    fn step_s3fifo(&mut self) -> Result<(usize, u64)> {
+    fn step_s3fifo(&mut self, wanted: Wanted) -> Result<(usize, u64)> {
         let main_is_empty = self.state.live_bytes <= self.state.small_bytes;
         if main_is_empty || self.state.small_bytes * SMALL_SHARE >= self.state.live_bytes {
-            let outcome = self.step_small()?;
+            let outcome = self.step_small(wanted)?;
             if outcome.0 > 0 {
                 return Ok(outcome);
             }
         }
-        self.step_main()
+        self.step_main(wanted)
     }
 
     /// Rows from the small queue's old end: read twice stays, the rest goes and leaves a ghost.
-    fn step_small(&mut self) -> Result<(usize, u64)> {
+    fn step_small(&mut self, mut wanted: Wanted) -> Result<(usize, u64)> {
         for _ in 0..8 {
             let rows = self.candidates(
                 "SELECT id, size, flags, blob, key, freq, rank FROM entries WHERE id > ?1 ORDER BY id LIMIT ?2",
@@ -229,11 +249,14 @@ impl Tx<'_> {
                     self.set_freq(row.victim.id, 0)?;
                     self.state.small_bytes = self.state.small_bytes.saturating_sub(row.victim.size);
                 } else {
-                    freed += self.evict(row)?;
+                    freed += self.evict(row, &mut wanted)?;
                     self.leave_ghost(xxh3_64(&row.key))?;
                     gone += 1;
                 }
                 self.state.small_hand = row.victim.id;
+                if wanted.is_met() {
+                    break;
+                }
             }
             if gone > 0 || rows.is_empty() {
                 return Ok((gone, freed));
@@ -243,7 +266,7 @@ impl Tx<'_> {
     }
 
     /// Rows under the clock's hand: read since the last visit stays, the rest goes.
-    fn step_main(&mut self) -> Result<(usize, u64)> {
+    fn step_main(&mut self, mut wanted: Wanted) -> Result<(usize, u64)> {
         for _ in 0..64 {
             let rows = self.candidates(
                 "SELECT id, size, flags, blob, key, freq, rank FROM entries WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
@@ -251,7 +274,7 @@ impl Tx<'_> {
             )?;
             if rows.is_empty() {
                 if self.state.main_hand == 0 {
-                    return self.step_small();
+                    return self.step_small(wanted);
                 }
                 self.state.main_hand = 0;
                 continue;
@@ -261,10 +284,13 @@ impl Tx<'_> {
                 if row.freq > 0 {
                     self.set_freq(row.victim.id, row.freq.min(FREQ_MAX) - 1)?;
                 } else {
-                    freed += self.evict(row)?;
+                    freed += self.evict(row, &mut wanted)?;
                     gone += 1;
                 }
                 self.state.main_hand = row.victim.id;
+                if wanted.is_met() {
+                    break;
+                }
             }
             if gone > 0 {
                 return Ok((gone, freed));
@@ -273,33 +299,45 @@ impl Tx<'_> {
         Ok((0, 0))
     }
 
-    fn step_by_rank(&mut self) -> Result<(usize, u64)> {
+    fn step_by_rank(&mut self, mut wanted: Wanted) -> Result<(usize, u64)> {
         if self.state.main_hand < self.state.small_hand {
-            return self.step_unranked();
+            return self.step_unranked(wanted);
         }
         let rows = self.candidates(
             "SELECT id, size, flags, blob, key, freq, rank FROM entries WHERE rank IS NOT NULL ORDER BY rank LIMIT ?1",
             params![LOOK_MAX / 2],
         )?;
-        let mut freed = 0;
+        let (mut gone, mut freed) = (0, 0);
         for row in &rows {
-            freed += self.evict(row)?;
+            freed += self.evict(row, &mut wanted)?;
+            gone += 1;
             self.state.floor = self.state.floor.max(row.rank);
+            if wanted.is_met() {
+                break;
+            }
         }
-        Ok((rows.len(), freed))
+        Ok((gone, freed))
     }
 
     /// Entries from before the policy was changed, oldest first; those read since have a rank.
-    fn step_unranked(&mut self) -> Result<(usize, u64)> {
+    fn step_unranked(&mut self, mut wanted: Wanted) -> Result<(usize, u64)> {
         let rows = self.candidates(
             "SELECT id, size, flags, blob, key, freq, rank FROM entries WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
             params![self.state.main_hand, self.state.small_hand, LOOK_MAX],
         )?;
-        self.state.main_hand = rows.last().map_or(self.state.small_hand, |row| row.victim.id);
         let (mut gone, mut freed) = (0, 0);
-        for row in rows.iter().filter(|row| row.rank == 0.0) {
-            freed += self.evict(row)?;
-            gone += 1;
+        if rows.is_empty() {
+            self.state.main_hand = self.state.small_hand;
+        }
+        for row in &rows {
+            if row.rank == 0.0 {
+                freed += self.evict(row, &mut wanted)?;
+                gone += 1;
+            }
+            self.state.main_hand = row.victim.id;
+            if wanted.is_met() {
+                break;
+            }
         }
         // At least one, so that the caller goes on; the hand moves each time, so it ends.
         Ok((gone.max(1), freed))

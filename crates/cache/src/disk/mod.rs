@@ -122,24 +122,24 @@ impl Disk {
     /// Makes an index where there is none or a damaged one; under the lock, since others may be doing the same.
     fn make_index(&self, options: &CacheOptions) -> Result<(State, Connection)> {
         let _held = self.lock.acquire(Deadline::after(&*self.clock, self.lock_deadline))?;
-        let sql = self.connect()?;
-        let damaged = match schema::check(&sql) {
-            Ok(true) => match State::load(&sql) {
+        let found = self.connect().and_then(|sql| Ok((schema::check(&sql)?, sql)));
+        let empty = match found {
+            Ok((true, sql)) => match State::load(&sql) {
                 Ok(state) => return Ok((state, sql)),
-                Err(_) => true,
+                Err(_) => None,
             },
-            Ok(false) => false,
-            Err(error) if error.kind() == Kind::Damaged => true,
+            Ok((false, sql)) => Some(sql),
+            Err(error) if error.kind() == Kind::Damaged => None,
             Err(error) => return Err(error),
         };
         let limit = options.limit.unwrap_or(LIMIT_DEFAULT).bytes().max(LIMIT_MIN.bytes());
         self.limit_seen.store(limit, Ordering::Relaxed);
-        let sql = if damaged {
-            drop(sql);
-            self.rebuild_locked(limit)?
-        } else {
-            schema::create(&sql, limit)?;
-            sql
+        let sql = match empty {
+            Some(sql) => {
+                schema::create(&sql, limit)?;
+                sql
+            }
+            None => self.rebuild_locked(limit)?,
         };
         Ok((State::load(&sql)?, sql))
     }
@@ -263,6 +263,9 @@ fn prepare_folder(options: &CacheOptions, namespace: &Namespace) -> Result<PathB
     let root = std::fs::canonicalize(&options.dir).map_err(|error| io("find", &options.dir, error))?;
     let dir = root.join("ns").join(namespace.as_str());
     let index = dir.join("index.db");
+    for folder in [root.join("ns"), dir.clone()] {
+        refuse_link(&folder)?;
+    }
     if !options.read_only && !fs.exists(&index).unwrap_or(false) {
         for folder in [dir.join("blobs"), dir.join("staging"), dir.join("writers"), root.join("pool")] {
             fs.create_dir_all(&folder).map_err(|error| io("make", &folder, error))?;
@@ -283,15 +286,21 @@ fn prepare_folder(options: &CacheOptions, namespace: &Namespace) -> Result<PathB
         }
     }
     for folder in [root.join("ns"), dir.clone(), dir.join("blobs")] {
-        let found = std::fs::symlink_metadata(&folder).map_err(|error| io("find", &folder, error))?;
-        if !found.is_dir() {
-            return Err(Error::new(
-                Kind::Damaged,
-                format!("{} is not a folder (a symbolic link is not followed)", folder.display()),
-            ));
-        }
+        refuse_link(&folder)?;
+        std::fs::metadata(&folder).map_err(|error| io("find", &folder, error))?;
     }
     Ok(dir)
+}
+
+/// What is there must be a folder itself: a link could lead anywhere.
+fn refuse_link(folder: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(folder) {
+        Ok(found) if !found.is_dir() => Err(Error::new(
+            Kind::Damaged,
+            format!("{} is not a folder (a symbolic link is not followed)", folder.display()),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The counter that tells memory levels of all processes whether anything was written; see the format page.

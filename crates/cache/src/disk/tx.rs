@@ -32,6 +32,8 @@ pub(crate) struct Tx<'a> {
     pub(crate) now_ms: i64,
     /// Set by bodies that only remove: they may use the margin that puts leave.
     pub(crate) removes: bool,
+    /// Set by bodies that change no entry: memory levels need not hear of them.
+    pub(crate) silent: bool,
     /// What this handle has reserved once this commits.
     pub(crate) on_commit_reserved: Option<u64>,
     open: bool,
@@ -62,6 +64,7 @@ impl<'a> Tx<'a> {
             doomed_now: Vec::new(),
             now_ms: disk.now_ms(),
             removes: false,
+            silent: false,
             on_commit_reserved: None,
             open: true,
         })
@@ -118,10 +121,14 @@ impl<'a> Tx<'a> {
         if self.state != self.before {
             self.state.store(self.sql)?;
         }
-        self.disk.generation.begin();
-        let outcome = run(self.sql, "COMMIT");
-        self.disk.generation.end();
-        outcome?;
+        if self.silent {
+            run(self.sql, "COMMIT")?;
+        } else {
+            self.disk.generation.begin();
+            let outcome = run(self.sql, "COMMIT");
+            self.disk.generation.end();
+            outcome?;
+        }
         self.open = false;
         if let Some(reserved) = self.on_commit_reserved {
             self.disk.reservation_committed(reserved);

@@ -102,6 +102,7 @@ impl Disk {
             return Ok(());
         };
         self.set_reservation(tx, id, wanted)?;
+        tx.silent = true;
         tx.on_commit_reserved = Some(wanted);
         Ok(())
     }
@@ -206,7 +207,7 @@ impl Disk {
         let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let deadline = Deadline::after(&*self.clock, Duration::from_millis(200));
         let released = self.write_until(deadline, |tx| {
-            tx.removes = true;
+            (tx.removes, tx.silent) = (true, true);
             self.set_reservation(tx, writer.id, 0)?;
             tx.sql
                 .prepare_cached("DELETE FROM writers WHERE id = ?1")
@@ -222,11 +223,6 @@ impl Disk {
     /// The index is another one now and knows nothing of this handle.
     pub(crate) fn forget_reservation(&self) {
         self.with_writer(|writer| (writer.reserved, writer.recorded) = (0, 0));
-    }
-
-    /// The id of this handle's reservation.
-    pub(crate) fn own_writer(&self) -> Option<i64> {
-        self.with_writer(|writer| writer.id)
     }
 }
 

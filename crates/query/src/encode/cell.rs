@@ -11,6 +11,7 @@ use arrow::datatypes::{
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
+use crate::calendar::civil;
 use crate::error::{Error, Result};
 
 /// Appends the value of a row.
@@ -156,17 +157,8 @@ fn timestamp(seconds: i64, nanos: i64, out: &mut Vec<u8>) {
     }
 }
 
-/// The proleptic Gregorian date of a day since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
 fn date(days: i64, out: &mut Vec<u8>) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (year, month, day) = civil(days);
     write(out, format_args!("{year:04}-{month:02}-{day:02}"));
 }
 
