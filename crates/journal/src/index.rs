@@ -424,6 +424,22 @@ fn parse_frames(mut bytes: &[u8]) -> Option<Vec<FrameEntry>> {
     bytes.is_empty().then_some(entries)
 }
 
+/// Gives any bytes to each decoder of a footer.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decode_any(bytes: &[u8]) {
+    if let Some(frames) = parse_frames(bytes) {
+        assert_eq!(parse_frames(&put_frames(&frames)), Some(frames));
+    }
+    // Whether they are accepted does not matter: nothing may panic.
+    let _ = parse_directory(bytes, 64);
+    if let Some((&count, rest)) = bytes.split_first() {
+        let stored = zstd::bulk::compress(rest, 1).unwrap_or_default();
+        let _ = parse_key_block(&stored, rest.len(), usize::from(count));
+        let _ = parse_key_block(rest, 1000, usize::from(count));
+        filter::may_contain(rest, u64::from(count));
+    }
+}
+
 /// Writes the footer of a sealed segment behind its frames and syncs it; returns the length of the file.
 pub(crate) fn write_footer(env: &crate::Env, segment: &Segment, frames_end: u64) -> Result<u64> {
     let footer = build(segment, frames_end)?;

@@ -21,14 +21,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod awsideman;
 mod compact;
 mod error;
 mod filter;
 mod follow;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod housekeeper;
 mod index;
 mod journal;
+pub mod jsonl;
 mod manifest;
 mod options;
 mod reader;

@@ -13,11 +13,13 @@ use weir_base::Kind;
 
 use crate::frame;
 use crate::index::{FrameEntry, Index, Lookup};
+use crate::manifest::Sealed;
 use crate::options::Env;
 use crate::record::OwnedRecord;
 use crate::records::Records;
 use crate::recover::Layout;
 use crate::segment::{self, Found, Segment};
+use crate::verify::Verification;
 use crate::{Error, Result};
 
 /// Which records, in which order. The default is all, oldest first.
@@ -95,8 +97,8 @@ pub(crate) struct Part {
     pub(crate) generation: u32,
     /// Where the next segment begins; `None` for the last.
     pub(crate) end: Option<u64>,
-    /// Where the frames end, and smallest and largest time, if the manifest lists it.
-    listed: Option<(u64, i64, i64)>,
+    /// What the manifest says of it, if it is listed.
+    listed: Option<Sealed>,
     index: OnceLock<Option<Arc<Index>>>,
 }
 
@@ -211,6 +213,45 @@ impl Reader {
         Ok(found.into_iter().take(limit).collect())
     }
 
+    /// What the journal holds, from manifest and frame headers alone: payloads are not read, so that damage in them is not seen
+    /// (that is what [`crate::verify`] is for).
+    ///
+    /// # Errors
+    /// `Unavailable` when the disk refuses.
+    pub fn statistics(&self) -> Result<Verification> {
+        let mut found = Verification { first_sequence: self.first_sequence(), ..Verification::default() };
+        found.next_sequence = found.first_sequence;
+        for part in self.parts.iter() {
+            let path = self.path_of(part);
+            found.segments += 1;
+            match self.env.fs.metadata(&path) {
+                Ok(metadata) => found.stored_bytes += metadata.len,
+                Err(error) => {
+                    found.lose(path, part, &segment::read_error(&self.path_of(part), error));
+                    continue;
+                }
+            }
+            if let Some(sealed) = part.listed {
+                found.add(sealed.records, sealed.raw_bytes, sealed.time_min, sealed.time_max, sealed.end);
+                continue;
+            }
+            let segment = match self.open_part(part) {
+                Ok(segment) => segment,
+                Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+                Err(error) => {
+                    found.lose(path, part, &error);
+                    continue;
+                }
+            };
+            let mut cursor = Cursor::new(segment, part.end);
+            while let Some((header, _)) = cursor.next(true, &mut found.damage)? {
+                let records = u64::from(header.records);
+                found.add(records, u64::from(header.raw_len), header.time_min, header.time_max, header.end);
+            }
+        }
+        Ok(found)
+    }
+
     /// The one key that begins with `prefix`, or is it.
     ///
     /// # Errors
@@ -260,7 +301,7 @@ impl Reader {
         let ends_before = part.end.is_some_and(|end| end <= *query.sequences.start());
         let begins_after = part.first > *query.sequences.end();
         let other_time =
-            part.listed.is_some_and(|(_, min, max)| min > *query.times.end() || max < *query.times.start());
+            part.listed.is_some_and(|sealed| sealed.time_min > *query.times.end() || sealed.time_max < *query.times.start());
         ends_before || begins_after || other_time
     }
 
@@ -315,9 +356,7 @@ impl Index {
 
 fn parts(layout: &Layout) -> Vec<Part> {
     let part = |first, generation, listed| Part { first, generation, end: None, listed, index: OnceLock::new() };
-    let listed = layout.manifest.sealed.iter().map(|sealed| {
-        part(sealed.first, sealed.generation, Some((sealed.frames_end, sealed.time_min, sealed.time_max)))
-    });
+    let listed = layout.manifest.sealed.iter().map(|sealed| part(sealed.first, sealed.generation, Some(*sealed)));
     let unlisted = layout.unlisted.iter().map(|&(first, generation)| part(first, generation, None));
     let mut parts: Vec<Part> = listed.chain(unlisted).collect();
     for index in 1..parts.len() {

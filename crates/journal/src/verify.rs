@@ -52,15 +52,30 @@ pub fn verify(env: &Env, dir: &Path) -> Result<Verification> {
         match reader.open_part(part) {
             Ok(segment) => verify_segment(&segment, part, &mut found)?,
             Err(error) if error.kind() == weir_base::Kind::Unavailable => return Err(error),
-            Err(error) => found.damage.push(unreadable(path, part, &error)),
+            Err(error) => found.lose(path, part, &error),
         }
     }
     Ok(found)
 }
 
-fn unreadable(file: PathBuf, part: &Part, error: &Error) -> Lost {
-    let end = part.end.unwrap_or(part.first);
-    Lost { file, offset: 0, bytes: 0, first: part.first, end, what: weir_base::error::chain(error) }
+impl Verification {
+    /// Counts a frame or a segment.
+    pub(crate) fn add(&mut self, records: u64, raw_bytes: u64, time_min: i64, time_max: i64, end: u64) {
+        self.records += records;
+        self.raw_bytes += raw_bytes;
+        self.next_sequence = end;
+        if records > 0 {
+            let (min, max) = self.times.unwrap_or((i64::MAX, i64::MIN));
+            self.times = Some((min.min(time_min), max.max(time_max)));
+        }
+    }
+
+    /// Notes a segment that cannot be opened.
+    pub(crate) fn lose(&mut self, file: PathBuf, part: &Part, error: &Error) {
+        let end = part.end.unwrap_or(part.first);
+        let what = weir_base::error::chain(error);
+        self.damage.push(Lost { file, offset: 0, bytes: 0, first: part.first, end, what });
+    }
 }
 
 fn verify_segment(segment: &Segment, part: &Part, found: &mut Verification) -> Result<()> {
@@ -77,13 +92,8 @@ fn verify_segment(segment: &Segment, part: &Part, found: &mut Verification) -> R
         match outcome {
             Ok(()) => {
                 found.frames += 1;
-                found.records += u64::from(header.records);
-                found.raw_bytes += u64::from(header.raw_len);
-                found.next_sequence = header.end;
-                if header.records > 0 {
-                    let (min, max) = found.times.unwrap_or((i64::MAX, i64::MIN));
-                    found.times = Some((min.min(header.time_min), max.max(header.time_max)));
-                }
+                let records = u64::from(header.records);
+                found.add(records, u64::from(header.raw_len), header.time_min, header.time_max, header.end);
             }
             Err(error) if error.kind() == weir_base::Kind::Damaged => {
                 if !cursor.is_damage(offset, header.first)? {
