@@ -11,28 +11,41 @@ use crate::client::{Refused, Unreachable};
 #[allow(dead_code, reason = "the codes are a promise; commands use them as they come")]
 pub(crate) enum Exit {
     /// Done.
-    Done = 0,
+    Done,
     /// The check or comparison failed.
-    Failed = 1,
+    Failed,
     /// Bad usage or bad input.
-    Usage = 2,
+    Usage,
     /// The named thing does not exist.
-    NotFound = 3,
+    NotFound,
     /// Conflict or stale plan.
-    Conflict = 4,
+    Conflict,
     /// Some of it was done.
-    Partial = 5,
+    Partial,
     /// Unavailable or timed out.
-    Unavailable = 6,
+    Unavailable,
     /// Damaged data.
-    Damaged = 7,
+    Damaged,
     /// A bug in Weir.
-    Bug = 70,
+    Bug,
+    /// As the command that was run, or repeated, ended.
+    Command(u8),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotFound => 3,
+            Exit::Conflict => 4,
+            Exit::Partial => 5,
+            Exit::Unavailable => 6,
+            Exit::Damaged => 7,
+            Exit::Bug => 70,
+            Exit::Command(code) => code,
+        })
     }
 }
 
@@ -76,6 +89,10 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Kind> {
             })*
         };
     }
+<<<<<<< HEAD
     kind_of_crates!(weir_deps, weir_engine, weir_journal, weir_query, weir_server);
+=======
+    kind_of_crates!(weir_cache, weir_deps, weir_engine, weir_journal, weir_query, weir_server);
+>>>>>>> main
     None
 }

@@ -12,8 +12,7 @@ use weir_engine::compact::Compacted;
 use weir_engine::engine::Stats;
 use weir_engine::flush::Flushed;
 use weir_engine::ingest::{Write, WriteOptions, Written};
-use weir_query::encode::{Encoding, encode};
-use weir_query::{Request, ScalarValue, Settings, SqlEngine};
+use weir_query::{Encoding, Request, ScalarValue, Settings, SqlEngine, encode};
 
 use crate::database::{
     Answer, Component, Database, Format, QueryRequest, Running, Sample, SampleKind, State, WriteSession,

@@ -1,0 +1,235 @@
+//! Reservations: bytes counted before a blob is written, given back by whoever finds their writer dead.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+use weir_base::{File, OpenMode};
+use weir_limits::Deadline;
+
+use super::Disk;
+use super::blob::Hash;
+use super::tx::{Tx, count};
+use crate::error::{Error, IndexContext, Result};
+
+/// Other writers looked at by one reclaim.
+const LOOK_MAX: i64 = 128;
+
+/// This handle's reservation. The lock on its file says that it is alive.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) id: i64,
+    _lock: Arc<dyn File>,
+    /// What `cover` may use; never more than `recorded`.
+    reserved: u64,
+    /// What the committed row says.
+    recorded: u64,
+    in_flight: u64,
+}
+
+/// Bytes of this handle's reservation that one staged blob uses; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Cover<'a> {
+    disk: &'a Disk,
+    pub(crate) writer: i64,
+    bytes: u64,
+}
+
+impl<'a> Cover<'a> {
+    pub(crate) fn disk(&self) -> &'a Disk {
+        self.disk
+    }
+}
+
+impl Drop for Cover<'_> {
+    fn drop(&mut self) {
+        self.disk.with_writer(|writer| writer.in_flight = writer.in_flight.saturating_sub(self.bytes));
+    }
+}
+
+impl Disk {
+    fn with_writer<T>(&self, change: impl FnOnce(&mut Writer) -> T) -> Option<T> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(change)
+    }
+
+    fn writer_path(&self, id: i64) -> PathBuf {
+        self.dir.join("writers").join(format!("{id:016x}"))
+    }
+
+    fn become_writer(&self) -> Result<()> {
+        if self.with_writer(|_| ()).is_some() {
+            return Ok(());
+        }
+        let id = (self.random.next_u64() >> 1) as i64;
+        let path = self.writer_path(id);
+        let file =
+            self.fs.open(&path, OpenMode::CreateNew).map_err(|error| Error::io("cannot register a writer", error))?;
+        if let Some(os) = file.os_file() {
+            rustix::fs::flock(os, FlockOperation::NonBlockingLockExclusive)
+                .map_err(|errno| Error::io("cannot lock a writer's file", errno.into()))?;
+        }
+        let mut slot = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_some() {
+            drop(slot);
+            let _ = self.fs.remove_file(&path); // another thread was first
+            return Ok(());
+        }
+        *slot = Some(Writer { id, _lock: file, reserved: 0, recorded: 0, in_flight: 0 });
+        Ok(())
+    }
+
+    /// Covers `bytes` that are about to be written.
+    pub(crate) fn cover(&self, bytes: u64) -> Result<Cover<'_>> {
+        self.become_writer()?;
+        let begun = self.with_writer(|writer| {
+            writer.in_flight += bytes;
+            (writer.id, writer.in_flight <= writer.reserved)
+        });
+        let Some((writer, covered)) = begun else {
+            return Err(Error::new(weir_base::Kind::Internal, "the reservation is gone"));
+        };
+        let cover = Cover { disk: self, writer, bytes };
+        if !covered {
+            self.write(|tx| self.grow_reservation(tx))?;
+        }
+        Ok(cover)
+    }
+
+    fn grow_reservation(&self, tx: &mut Tx<'_>) -> Result<()> {
+        let Some((id, wanted)) = self.with_writer(|writer| (writer.id, writer.in_flight.max(writer.reserved))) else {
+            return Ok(());
+        };
+        self.set_reservation(tx, id, wanted)?;
+        tx.silent = true;
+        tx.on_commit_reserved = Some(wanted);
+        Ok(())
+    }
+
+    fn set_reservation(&self, tx: &mut Tx<'_>, id: i64, wanted: u64) -> Result<()> {
+        let doing = "cannot write a reservation";
+        let before: u64 = tx
+            .sql
+            .prepare_cached("SELECT coalesce(sum(reserved), 0) FROM writers WHERE id = ?1")
+            .and_then(|mut found| found.query_row([id], |row| row.get::<_, i64>(0)))
+            .doing(doing)? as u64;
+        if before == wanted {
+            return Ok(());
+        }
+        tx.sql
+            .prepare_cached("INSERT INTO writers VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET reserved = ?2")
+            .and_then(|mut upsert| upsert.execute((id, wanted as i64)))
+            .doing(doing)?;
+        tx.state.reserved = (tx.state.reserved + wanted).saturating_sub(before);
+        Ok(())
+    }
+
+    /// In the commit that counts a staged blob: gives back what is above the standing part.
+    pub(crate) fn settle_reservation(&self, tx: &mut Tx<'_>, cover: &Cover<'_>) -> Result<()> {
+        let standing = (tx.state.limit / 256) & !4095;
+        let change = self.with_writer(|writer| {
+            let wanted = writer.in_flight.saturating_sub(cover.bytes).max(standing.min(writer.reserved));
+            // Lowered before the commit: a thread that begins now sees the smaller one and asks for its own.
+            writer.reserved = writer.reserved.min(wanted);
+            (wanted < writer.recorded).then_some((writer.id, wanted))
+        });
+        if let Some(Some((id, wanted))) = change {
+            self.set_reservation(tx, id, wanted)?;
+            tx.on_commit_reserved = Some(wanted);
+        }
+        Ok(())
+    }
+
+    /// Called by the transaction after its commit.
+    pub(crate) fn reservation_committed(&self, reserved: u64) {
+        self.with_writer(|writer| (writer.reserved, writer.recorded) = (reserved, reserved));
+    }
+
+    /// Gives back what dead writers reserved, after removing what they left.
+    pub(crate) fn reclaim(&self, tx: &mut Tx<'_>) -> Result<u64> {
+        if tx.state.reserved == 0 && count(tx.sql, "SELECT count(*) FROM writers")? == 0 {
+            return Ok(0);
+        }
+        let doing = "cannot read reservations";
+        let own = self.with_writer(|writer| writer.id);
+        let rows: Vec<(i64, i64)> = tx
+            .sql
+            .prepare_cached("SELECT id, reserved FROM writers LIMIT ?1")
+            .doing(doing)?
+            .query_map([LOOK_MAX], |row| Ok((row.get(0)?, row.get(1)?)))
+            .and_then(Iterator::collect)
+            .doing(doing)?;
+        let mut dead = HashSet::new();
+        for (id, reserved) in rows {
+            if Some(id) == own || !self.is_dead(id) {
+                continue;
+            }
+            dead.insert(id);
+            tx.sql
+                .prepare_cached("DELETE FROM writers WHERE id = ?1")
+                .and_then(|mut delete| delete.execute([id]))
+                .doing(doing)?;
+            tx.state.reserved = tx.state.reserved.saturating_sub(reserved.max(0) as u64);
+        }
+        if dead.is_empty() {
+            return Ok(0);
+        }
+        self.remove_leftovers(tx, &dead)?;
+        for id in &dead {
+            let _ = self.fs.remove_file(&self.writer_path(*id));
+        }
+        Ok(dead.len() as u64)
+    }
+
+    /// Removes staging files of `dead` writers, and blobs that were linked but never committed.
+    fn remove_leftovers(&self, tx: &Tx<'_>, dead: &HashSet<i64>) -> Result<()> {
+        let io = |error| Error::io("cannot remove what a dead writer left", error);
+        for (path, parsed) in self.blobs.staged().map_err(io)? {
+            let Some((writer, hash)) = parsed.filter(|(writer, _)| dead.contains(writer)) else { continue };
+            if !blob_is_counted(tx, &hash)? {
+                self.blobs.remove(&hash).map_err(io)?;
+            }
+            self.blobs.remove_stranger(&path).map_err(io)?;
+            self.blobs.remove_staging(writer, &hash);
+        }
+        Ok(())
+    }
+
+    /// Whether nobody holds the lock of writer `id`.
+    pub(crate) fn is_dead(&self, id: i64) -> bool {
+        let Ok(file) = self.fs.open(&self.writer_path(id), OpenMode::Write) else { return true };
+        file.os_file().is_some_and(|os| rustix::fs::flock(os, FlockOperation::NonBlockingLockExclusive).is_ok())
+    }
+
+    /// At the end of a handle: best effort, since anybody can do it afterwards.
+    pub(crate) fn release_reservation(&self) {
+        let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let deadline = Deadline::after(&*self.clock, Duration::from_millis(200));
+        let released = self.write_until(deadline, |tx| {
+            (tx.removes, tx.silent) = (true, true);
+            self.set_reservation(tx, writer.id, 0)?;
+            tx.sql
+                .prepare_cached("DELETE FROM writers WHERE id = ?1")
+                .and_then(|mut delete| delete.execute([writer.id]))
+                .map(drop)
+                .doing("cannot give a reservation back")
+        });
+        if released.is_ok() {
+            let _ = self.fs.remove_file(&self.writer_path(writer.id));
+        }
+    }
+
+    /// The index is another one now and knows nothing of this handle.
+    pub(crate) fn forget_reservation(&self) {
+        self.with_writer(|writer| (writer.reserved, writer.recorded) = (0, 0));
+    }
+}
+
+/// Whether `hash` has a row, doomed or not.
+pub(crate) fn blob_is_counted(tx: &Tx<'_>, hash: &Hash) -> Result<bool> {
+    tx.sql
+        .prepare_cached("SELECT 1 FROM blobs WHERE hash = ?1")
+        .and_then(|mut found| found.exists([hash]))
+        .doing("cannot look for a blob")
+}
