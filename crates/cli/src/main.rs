@@ -3,10 +3,7 @@
 //! A room's commands live in the file of its name: `journal.rs` holds `weir journal`, and so on. Each has `Args` for clap
 //! and `run`, which prints its answer to stdout, talks to people on stderr, and returns an [`Exit`].
 
-<<<<<<< HEAD
-=======
 mod cache;
->>>>>>> main
 mod client;
 mod config;
 mod deps;
@@ -64,11 +61,8 @@ enum Command {
         /// For which shell, such as `weir completions bash > /etc/bash_completion.d/weir`.
         shell: clap_complete::Shell,
     },
-<<<<<<< HEAD
-=======
     /// Keep bytes by key: memory, disk, Redis; bounded, shared by processes.
     Cache(cache::Args),
->>>>>>> main
     /// Check the licences and policy of a dependency set.
     Deps(deps::Args),
 }
@@ -98,10 +92,7 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
             clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);
             terminal::print(String::from_utf8_lossy(&script))
         }
-<<<<<<< HEAD
-=======
         Command::Cache(args) => cache::run(args, terminal),
->>>>>>> main
         Command::Deps(args) => deps::run(args, terminal),
     }
 }

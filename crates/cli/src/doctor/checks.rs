@@ -274,32 +274,22 @@ async fn store(config: &Config) -> Finding {
     if !shared && !Path::new(&location).exists() {
         return good("store", "there are no tables yet");
     }
-<<<<<<< HEAD
-    let options = StoreOptions { shared, settings: config.engine.store_options.clone(), ..StoreOptions::default() };
-    let env = weir_engine::engine::Env {
-=======
     let options = StoreOptions {
         shared,
         provider: config.engine.store_options.iter().cloned().collect(),
         ..StoreOptions::default()
     };
     let env = weir_engine::store::StoreEnv {
->>>>>>> main
         fs: Arc::new(OsFileSystem),
         clock: Arc::new(SystemClock::default()),
         random: Arc::new(OsRandom),
     };
-<<<<<<< HEAD
-    let look =
-        async { Store::open(&location, options, env).await?.catalog().await.map(|found| found.databases().count()) };
-=======
     let look = async {
         let store = Store::open(&location, &options, env).await?;
         let databases: std::collections::BTreeSet<String> =
             store.tables().into_iter().map(|table| table.database).collect();
         Ok::<usize, weir_engine::Error>(databases.len())
     };
->>>>>>> main
     let advice =
         "rows stay in the log until it answers; check the address, the credentials and [store] in the settings";
     match tokio::time::timeout(STORE_DEADLINE, look).await {
