@@ -20,6 +20,7 @@ use crate::folder::Target;
 use crate::runtime;
 use crate::session::{Purpose, Session};
 use crate::terminal::Terminal;
+pub(crate) use input::inflated;
 use lines::{Batch, Batches};
 
 /// One answer; the server gives up on a write after a minute.
