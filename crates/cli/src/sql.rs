@@ -99,8 +99,8 @@ async fn run_all(session: &mut Session, args: &Args, text: &str) -> Result<Exit>
             held.clear();
             match command {
                 Command::Quit => return Ok(Exit::Done),
-                Command::Tables => show(session, &args.db, TABLES, args.format).await?,
-                Command::Columns(table) => show(session, &args.db, &columns_of(&table), args.format).await?,
+                Command::Tables => show(session, &args.db, &tables_of(&args.db), args.format).await?,
+                Command::Columns(table) => show(session, &args.db, &columns_of(&args.db, &table), args.format).await?,
                 Command::Unknown(name) => anyhow::bail!("\\{name} is not a command here"),
             }
             continue;
@@ -147,13 +147,17 @@ fn command(line: &str) -> Option<Command> {
     })
 }
 
-const TABLES: &str = "SELECT table_name FROM information_schema.tables \
-    WHERE table_schema <> 'information_schema' ORDER BY table_name";
+/// The tables of a database; `information_schema` lists those of all.
+fn tables_of(database: &str) -> String {
+    let database = database.replace('\'', "''");
+    format!("SELECT table_name FROM information_schema.tables WHERE table_schema = '{database}' ORDER BY table_name")
+}
 
-fn columns_of(table: &str) -> String {
+fn columns_of(database: &str, table: &str) -> String {
     format!(
         "SELECT column_name, data_type, is_nullable FROM information_schema.columns \
-         WHERE table_schema <> 'information_schema' AND table_name = '{}' ORDER BY ordinal_position",
+         WHERE table_schema = '{}' AND table_name = '{}' ORDER BY ordinal_position",
+        database.replace('\'', "''"),
         table.replace('\'', "''")
     )
 }
@@ -174,6 +178,6 @@ mod tests {
         ] {
             assert_eq!(command(line), wanted, "{line}");
         }
-        assert!(columns_of("o'clock").contains("'o''clock'"));
+        assert!(columns_of("d", "o'clock").contains("'o''clock'"));
     }
 }

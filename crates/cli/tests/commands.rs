@@ -135,6 +135,7 @@ fn a_script_from_standard_input_runs_statement_by_statement_and_stops_at_an_erro
     let folder = folder();
     let data = folder.path().join("data");
     write(&data, &["-"], LINES.as_bytes());
+    run_well(weir().args(["write", "--db", "other", "--data"]).arg(&data).arg("-"), b"elsewhere v=1\n");
     let script = "-- a comment; with a semicolon\nselect ';' as a;\n\\d\nselect 2\n  as b;\nselect nothing from nowhere;\nselect 3;";
     let mut sql = weir();
     let output = run(sql.args(["sql", "--db", "d", "--format", "csv", "--data"]).arg(&data), script.as_bytes());
