@@ -140,7 +140,7 @@ impl Intake {
     pub(crate) fn feed(&mut self, piece: &[Bytes]) -> Result<(), Problem> {
         let Self { inflate, session } = self;
         for bytes in piece {
-            inflate.feed(bytes, &mut |text| session.feed(text).map_err(|error| error.into_problem()))?;
+            inflate.feed(bytes, &mut |text: &[u8]| session.feed(text).map_err(|error| error.into_problem()))?;
         }
         Ok(())
     }
