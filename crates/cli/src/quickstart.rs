@@ -83,7 +83,9 @@ async fn work(args: &Args, session: &mut Session, terminal: &Terminal) -> Result
     let folder = args.folder.display();
     terminal.say(format!("Loading real data (cloud machines, road traffic, ad prices) into {folder} ..."));
     let bar = terminal.bytes_bar(Some(SAMPLE.len() as u64), "loading");
-    let totals = write::load(session, DATABASE, bar.wrap_read(SAMPLE), &bar, terminal).await?;
+    let text = write::inflated(bar.wrap_read(SAMPLE))?;
+    let totals = write::load(session, DATABASE, text, &bar, terminal).await?;
+    anyhow::ensure!(totals.refused == 0, "{} lines of the sample were refused", totals.refused);
     session.flush().await?;
     bar.finish_and_clear();
     terminal.say(format!("{} lines are in database '{DATABASE}', durable, and in open Parquet files.", totals.lines));

@@ -82,26 +82,39 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
 
 /// Runs the statements of `text` one after the other and stops at the first that fails.
 async fn script(args: &Args, text: &str, terminal: &Terminal) -> Result<Exit> {
-    let (mut statements, rest) = split::statements(text);
-    if !split::is_blank(rest) {
-        statements.push(rest.trim());
-    }
-    anyhow::ensure!(!statements.is_empty(), "there is no statement");
+    anyhow::ensure!(!split::is_blank(text), "there is no statement");
     let mut session = Session::open(&args.target, Purpose::Read, "weir sql", terminal).await?;
-    let outcome = run_all(&mut session, args, &statements).await;
+    let outcome = run_all(&mut session, args, text).await;
     session.close(terminal).await;
     outcome
 }
 
-async fn run_all(session: &mut Session, args: &Args, statements: &[&str]) -> Result<Exit> {
-    for statement in statements {
-        match command(statement) {
-            Some(Command::Quit) => break,
-            Some(Command::Tables) => show(session, &args.db, TABLES, args.format).await?,
-            Some(Command::Columns(table)) => show(session, &args.db, &columns_of(&table), args.format).await?,
-            Some(Command::Unknown(name)) => anyhow::bail!("\\{name} is not a command here"),
-            None => show(session, &args.db, statement, args.format).await?,
+/// As at the prompt: a line that begins with a backslash is a command, unless a statement is open.
+async fn run_all(session: &mut Session, args: &Args, text: &str) -> Result<Exit> {
+    let mut held = String::new();
+    for line in text.lines() {
+        if split::is_blank(&held)
+            && let Some(command) = command(line)
+        {
+            held.clear();
+            match command {
+                Command::Quit => return Ok(Exit::Done),
+                Command::Tables => show(session, &args.db, &tables_of(&args.db), args.format).await?,
+                Command::Columns(table) => show(session, &args.db, &columns_of(&args.db, &table), args.format).await?,
+                Command::Unknown(name) => anyhow::bail!("\\{name} is not a command here"),
+            }
+            continue;
         }
+        held.push_str(line);
+        held.push('\n');
+        let (statements, rest) = split::statements(&held);
+        for statement in statements {
+            show(session, &args.db, statement, args.format).await?;
+        }
+        held = rest.to_owned();
+    }
+    if !split::is_blank(&held) {
+        show(session, &args.db, held.trim(), args.format).await?;
     }
     Ok(Exit::Done)
 }
@@ -111,9 +124,6 @@ pub(crate) async fn show(session: &mut Session, database: &str, sql: &str, forma
     let body = session.query(database, sql, format.word()).await?;
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
     client::copy(body, &mut stdout).await?;
-    if format == Format::Json {
-        std::io::Write::write_all(&mut stdout, b"\n")?;
-    }
     Ok(std::io::Write::flush(&mut stdout)?)
 }
 
@@ -137,13 +147,17 @@ fn command(line: &str) -> Option<Command> {
     })
 }
 
-const TABLES: &str = "SELECT table_name FROM information_schema.tables \
-    WHERE table_schema <> 'information_schema' ORDER BY table_name";
+/// The tables of a database; `information_schema` lists those of all.
+fn tables_of(database: &str) -> String {
+    let database = database.replace('\'', "''");
+    format!("SELECT table_name FROM information_schema.tables WHERE table_schema = '{database}' ORDER BY table_name")
+}
 
-fn columns_of(table: &str) -> String {
+fn columns_of(database: &str, table: &str) -> String {
     format!(
         "SELECT column_name, data_type, is_nullable FROM information_schema.columns \
-         WHERE table_schema <> 'information_schema' AND table_name = '{}' ORDER BY ordinal_position",
+         WHERE table_schema = '{}' AND table_name = '{}' ORDER BY ordinal_position",
+        database.replace('\'', "''"),
         table.replace('\'', "''")
     )
 }
@@ -164,6 +178,6 @@ mod tests {
         ] {
             assert_eq!(command(line), wanted, "{line}");
         }
-        assert!(columns_of("o'clock").contains("'o''clock'"));
+        assert!(columns_of("d", "o'clock").contains("'o''clock'"));
     }
 }

@@ -20,6 +20,7 @@ use crate::folder::Target;
 use crate::runtime;
 use crate::session::{Purpose, Session};
 use crate::terminal::Terminal;
+pub(crate) use input::inflated;
 use lines::{Batch, Batches};
 
 /// One answer; the server gives up on a write after a minute.
@@ -123,16 +124,22 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
             args.format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
         );
     }
+    // A file that is not there makes no folder.
+    let input = input::open(&args.file)?;
     runtime::block_on(async {
         let mut session = Session::open(&args.target, Purpose::Write, "weir write", terminal).await?;
-        let outcome = write_file(args, &mut session, terminal).await;
+        let outcome = write_file(args, input, &mut session, terminal).await;
         session.close(terminal).await;
         outcome
     })
 }
 
-async fn write_file(args: &Args, session: &mut Session, terminal: &Terminal) -> Result<Exit> {
-    let (raw, bytes) = input::open(&args.file)?;
+async fn write_file(
+    args: &Args,
+    (raw, bytes): input::Input,
+    session: &mut Session,
+    terminal: &Terminal,
+) -> Result<Exit> {
     let bar = terminal.bytes_bar(bytes, "writing");
     let (precision, unit) = match args.format {
         Format::Lp => (args.precision.word(), 1),

@@ -185,10 +185,12 @@ impl Inner {
             let done = tokio::time::timeout(deadline, AssertUnwindSafe(work).catch_unwind()).await;
             drop(permit);
             match done {
+                // A limit that another try may keep: servers tell it apart by that.
                 Err(_) => Err(Error::new(
                     Kind::Limit,
                     format!("the query ran past its deadline of {deadline:?} (setting query_deadline)"),
-                )),
+                )
+                .with_retry(Retry::Backoff)),
                 Ok(Err(_)) => Err(Error::new(Kind::Internal, "the query panicked")),
                 Ok(Ok(result)) => result,
             }

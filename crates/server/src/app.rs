@@ -7,8 +7,8 @@ use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use weir_base::{Clock, Random};
+use weir_limits::inflate::Budget;
 
-use crate::body::TextBudget;
 use crate::config::Config;
 use crate::database::Database;
 use crate::health::Since;
@@ -24,7 +24,7 @@ pub struct App {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) metrics: Metrics,
     pub(crate) since: Since,
-    pub(crate) text_budget: TextBudget,
+    pub(crate) text_budget: Budget,
     pub(crate) write_slots: Semaphore,
     pub(crate) parse_slots: Arc<Semaphore>,
     pub(crate) stopping: CancellationToken,
@@ -40,7 +40,7 @@ impl App {
         log_lines_dropped: Arc<std::sync::atomic::AtomicU64>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            text_budget: TextBudget::new(config.text_bytes_total_max),
+            text_budget: Budget::new(config.text_bytes_total_max.bytes()),
             write_slots: Semaphore::new(config.writes_max),
             parse_slots: Arc::new(Semaphore::new(config.parse_threads)),
             metrics: Metrics::new(log_lines_dropped),

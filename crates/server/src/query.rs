@@ -85,7 +85,7 @@ async fn run(app: &Arc<App>, asked: Result<Asked, Problem>, headers: &HeaderMap)
     names::check_database(&asked.db)?;
     let format = format_of(asked.format.as_deref(), headers)?;
     let request = QueryRequest { database: asked.db, sql: asked.q, format, params: asked.params.unwrap_or_default() };
-    let answer = app.database.query(request).await.map_err(|error| error.into_problem())?;
+    let answer = app.database.query(request).await.map_err(Problem::of_query)?;
     // An error after the first byte cannot change the status any more: it ends the body early, which clients see.
     let logged = answer.chunks.inspect(|chunk| {
         if let Err(error) = chunk {

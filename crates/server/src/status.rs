@@ -6,7 +6,7 @@ use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use weir_base::{ByteSize, Kind, Retry};
+use weir_base::{Kind, Retry};
 use weir_engine::lp::Rejected;
 
 /// Which protocol the caller speaks; decides the shape of an error's body.
@@ -38,6 +38,7 @@ fn status_of(kind: Kind, retry: Retry) -> StatusCode {
         (Kind::NotFound, _) => StatusCode::NOT_FOUND,
         (Kind::Invalid, _) => StatusCode::BAD_REQUEST,
         (Kind::Conflict, _) => StatusCode::CONFLICT,
+        // A limit of the request itself, such as a query's memory.
         (Kind::Limit, Retry::Never) => StatusCode::UNPROCESSABLE_ENTITY,
         (Kind::Limit | Kind::Unavailable, _) => StatusCode::SERVICE_UNAVAILABLE,
         (Kind::Damaged | Kind::Internal, _) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -59,6 +60,14 @@ impl Problem {
             Retry::Never => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5)),
         };
         problem
+    }
+
+    /// From an error of a query: past its deadline, the one limit of a query that another try may keep, it is 408.
+    pub(crate) fn of_query(error: crate::Error) -> Self {
+        if (error.kind(), error.retry()) == (Kind::Limit, Retry::Backoff) {
+            return Self::too_slow(weir_base::error::chain(&error));
+        }
+        error.into_problem()
     }
 
     /// 400: the request breaks a rule.
@@ -95,17 +104,6 @@ impl Problem {
     /// 415: an encoding that is not spoken here.
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Kind::Invalid.code(), message)
-    }
-
-    /// 429: the budget that all requests share is used up.
-    pub(crate) fn budget(limit: ByteSize, setting: &str) -> Self {
-        Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            Kind::Limit.code(),
-            format!("request bodies in work take up all of the {limit} that they share"),
-        )
-        .with_hint(format!("try again shortly, or raise {setting}"))
-        .with_retry_after(Duration::from_secs(1))
     }
 
     /// 503: busy now, try again.
@@ -165,6 +163,23 @@ impl Problem {
     }
 }
 
+/// A body that cannot be inflated: 429 past the budget that all requests share, 413 past a limit of its own, 400 when it is
+/// damaged or cut off.
+impl From<weir_limits::Error> for Problem {
+    fn from(error: weir_limits::Error) -> Self {
+        let message = format!("the request's body: {}", weir_base::error::chain(&error));
+        match (error.kind(), error.retry()) {
+            (Kind::Limit, Retry::After(wait)) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, Kind::Limit.code(), message).with_retry_after(wait)
+            }
+            (Kind::Limit, _) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, Kind::Limit.code(), message)
+                .with_hint("send smaller batches, or raise the limit in [limits] of the settings"),
+            (Kind::Invalid, _) => Self::invalid(format!("{message}; nothing of it was written")),
+            (kind, retry) => Self::of(kind, retry, message),
+        }
+    }
+}
+
 /// Bytes of a bad line that are sent back.
 const ORIGINAL_LINE_BYTES: usize = 1024;
 
@@ -214,6 +229,14 @@ fn seconds_up(wait: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_past_its_deadline_is_408_and_past_its_memory_422() {
+        let limit = |retry| Problem::of_query(crate::Error::new(Kind::Limit, "x").with_retry(retry)).status;
+        assert_eq!(limit(Retry::Backoff), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(limit(Retry::Never), StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(limit(Retry::After(Duration::from_secs(1))), StatusCode::SERVICE_UNAVAILABLE);
+    }
 
     #[test]
     fn kinds_have_statuses_and_limits_say_when_to_come_back() {

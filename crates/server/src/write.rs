@@ -8,9 +8,10 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use weir_engine::ingest::{WriteOptions, Written};
+use weir_limits::inflate::Encoding;
 
 use crate::app::App;
-use crate::body::{Encoding, Inlet, Intake};
+use crate::body::{Inlet, Intake, encoding_of};
 use crate::database::WriteSession;
 use crate::names;
 use crate::params::Params;
@@ -77,7 +78,7 @@ async fn write(
     };
     let checked = target(&params)
         .and_then(|target| names::check_database(&target.database).map(|()| target))
-        .and_then(|target| Ok((target, Encoding::of(&head.headers)?)));
+        .and_then(|target| Ok((target, encoding_of(&head.headers)?)));
     let outcome = match checked {
         Ok((target, encoding)) => {
             receive(app, &mut inlet, &target, encoding).await.map(|written| (target.options, written))

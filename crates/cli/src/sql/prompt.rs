@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::{Args, Command, Format, TABLES, columns_of, command, show, split};
+use super::{Args, Command, Format, columns_of, command, show, split, tables_of};
 use crate::exit::Exit;
 use crate::folder::history_file;
 use crate::session::{Purpose, Session};
@@ -88,8 +88,8 @@ impl Prompt {
         let argument = line.split_whitespace().nth(1).map(|word| word.trim_end_matches(';'));
         match command(line) {
             Some(Command::Quit) => return false,
-            Some(Command::Tables) => self.answer(TABLES, session, terminal).await,
-            Some(Command::Columns(table)) => self.answer(&columns_of(&table), session, terminal).await,
+            Some(Command::Tables) => self.answer(&tables_of(&self.database), session, terminal).await,
+            Some(Command::Columns(table)) => self.answer(&columns_of(&self.database, &table), session, terminal).await,
             Some(Command::Unknown(name)) => match (name.as_str(), argument) {
                 ("c", Some(database)) => self.database = database.to_owned(),
                 ("f", Some(format)) => match <Format as clap::ValueEnum>::from_str(format, true) {

@@ -8,8 +8,11 @@ use anyhow::{Context, Result};
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// The raw bytes, and how many there are if that is known.
+pub(super) type Input = (Box<dyn Read + Send>, Option<u64>);
+
+/// Opens a file, or standard input for `-`.
 #[allow(clippy::disallowed_methods, reason = "a file of the user's, not of the database")]
-pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
+pub(super) fn open(path: &Path) -> Result<Input> {
     if path == Path::new("-") {
         return Ok((Box::new(std::io::stdin()), None));
     }
