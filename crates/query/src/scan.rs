@@ -30,6 +30,11 @@ use merge_exec::MergeExec;
 pub(crate) use parquet::Files;
 pub(crate) use stored::StoredColumns;
 
+/// Rows of all inputs of a merge together that are decoded at once: many inputs get small batches.
+const ROWS_IN_FLIGHT: usize = 256 << 10;
+const BATCH_ROWS_MIN: usize = 256;
+const BATCH_ROWS_MAX: usize = 8192;
+
 /// A table at one moment.
 #[derive(Debug)]
 pub(crate) struct SnapshotTable {
@@ -121,16 +126,18 @@ impl SnapshotTable {
         let mut inputs = Vec::with_capacity(groups.len());
         for group in groups {
             let rows = group.iter().map(Part::rows).sum::<u64>();
-            let parts = group.into_iter().map(|part| self.input(part, &columns)).collect::<Result<Vec<_>>>()?;
+            let batch_rows = (ROWS_IN_FLIGHT / group.len()).clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX);
+            let parts = group.into_iter().map(|part| self.input(part, &columns, batch_rows));
+            let parts = parts.collect::<Result<Vec<_>>>()?;
             inputs.push((rows, parts));
         }
         Ok(Arc::new(MergeExec::try_new(inputs, columns, partitions)?))
     }
 
     /// One sorted input of a merge.
-    fn input(&self, part: Part, columns: &Columns) -> Result<Arc<dyn ExecutionPlan>> {
+    fn input(&self, part: Part, columns: &Columns, batch_rows: usize) -> Result<Arc<dyn ExecutionPlan>> {
         match part.source {
-            Source::File(file) => self.files.scan_sorted(&file, part.times, columns),
+            Source::File(file) => self.files.scan_sorted(&file, part.times, columns, batch_rows),
             Source::Run(run) => {
                 let run = BufferExec::new(run, part.times, columns.read.clone(), &self.schema);
                 Ok(Arc::new(run.sorted(columns)?))

@@ -151,26 +151,22 @@ fn each<T: ArrowTimestampType>(times: &ArrayRef, unit: i128, width: Width, origi
         DataType::Timestamp(_, zone) => zone.clone(),
         _ => None,
     };
-    let bucket = |time: i64| {
-        let start = start(i128::from(time) * unit, width, origin).div_euclid(unit);
-        i64::try_from(start).map_err(|_| arrow::error::ArrowError::ComputeError("time_bucket is out of range".into()))
-    };
     // Neighbours mostly lie in the same bucket.
-    let mut last: Option<(std::ops::Range<i128>, i64)> = None;
-    let starts: PrimitiveArray<T> = times.try_unary(|time| {
+    let mut known: (std::ops::Range<i128>, i64) = (0..0, 0);
+    let mut starts = Vec::with_capacity(times.len());
+    for (row, &time) in times.values().iter().enumerate() {
         let nanos = i128::from(time) * unit;
-        if let Some((range, start)) = &last
-            && range.contains(&nanos)
-        {
-            return Ok(*start);
+        if !known.0.contains(&nanos) && times.is_valid(row) {
+            let from = start(nanos, width, origin);
+            let to = if let Width::Nanos(width) = width { from + width } else { nanos + 1 };
+            let Ok(found) = i64::try_from(from.div_euclid(unit)) else {
+                return exec_err!("the bucket of a time is out of range");
+            };
+            known = (nanos.min(from)..to, found);
         }
-        let found = bucket(time)?;
-        if let Width::Nanos(width) = width {
-            let from = start(nanos, Width::Nanos(width), origin);
-            last = Some((from..from + width, found));
-        }
-        Ok::<_, arrow::error::ArrowError>(found)
-    })?;
+        starts.push(known.1);
+    }
+    let starts = PrimitiveArray::<T>::new(starts.into(), times.nulls().cloned());
     Ok(Arc::new(starts.with_timezone_opt(zone)))
 }
 

@@ -101,10 +101,12 @@ impl Files {
         file: &Arc<DataFile>,
         times: Option<Times>,
         columns: &Columns,
+        batch_rows: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let builder = FileScanConfigBuilder::new(self.url.clone(), Arc::new(self.source(times)))
             .with_file_groups(vec![FileGroup::new(vec![self.file(file)?])])
-            .with_output_ordering(vec![self.ordering(columns)?]);
+            .with_output_ordering(vec![self.ordering(columns)?])
+            .with_batch_size(Some(batch_rows));
         self.finish(builder, &columns.read)
     }
 
