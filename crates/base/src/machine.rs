@@ -19,3 +19,11 @@ pub fn container_memory_bytes() -> Option<u64> {
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
+
+/// Lets the threads of other work go before the calling thread, by so many steps of niceness (Linux counts it by thread).
+/// Where the system refuses, nothing changes.
+pub fn lower_thread_priority(steps: i32) {
+    let nice = rustix::process::getpriority_process(None).unwrap_or(0);
+    // Not lowering it costs latency of others, never correctness.
+    let _ = rustix::process::setpriority_process(None, nice.saturating_add(steps));
+}

@@ -220,15 +220,8 @@ pub(crate) async fn refusal(answer: Response<Body>) -> anyhow::Error {
 }
 
 fn kind_of_code(code: &str) -> Option<Kind> {
-    const KINDS: [Kind; 7] = [
-        Kind::NotFound,
-        Kind::Invalid,
-        Kind::Conflict,
-        Kind::Limit,
-        Kind::Unavailable,
-        Kind::Damaged,
-        Kind::Internal,
-    ];
+    const KINDS: [Kind; 7] =
+        [Kind::NotFound, Kind::Invalid, Kind::Conflict, Kind::Limit, Kind::Unavailable, Kind::Damaged, Kind::Internal];
     KINDS.into_iter().find(|kind| kind.code() == code)
 }
 
@@ -247,7 +240,8 @@ fn kind_of_status(status: StatusCode) -> Kind {
 pub(crate) async fn copy(body: Body, out: &mut dyn std::io::Write) -> Result<()> {
     let mut stream = body.into_data_stream();
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|_| Unreachable("the answer ended early: the query failed or the server stopped".into()))?;
+        let chunk =
+            chunk.map_err(|_| Unreachable("the answer ended early: the query failed or the server stopped".into()))?;
         out.write_all(&chunk)?;
     }
     out.flush()?;

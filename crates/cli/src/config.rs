@@ -25,6 +25,8 @@ pub(crate) const FILE: &str = "weir.toml";
 pub(crate) struct Config {
     /// The engine and its folder.
     pub(crate) engine: weir_engine::config::Config,
+    /// The SQL side.
+    pub(crate) query: weir_query::Settings,
     /// The HTTP side.
     pub(crate) server: weir_server::Config,
     /// Form of the log.
@@ -43,6 +45,7 @@ struct Raw {
     server: RawServer,
     limits: RawLimits,
     engine: RawEngine,
+    query: RawQuery,
     store: BTreeMap<String, toml::Value>,
     #[serde(flatten)]
     unknown: Unknown,
@@ -103,6 +106,22 @@ struct RawEngine {
     unknown: Unknown,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawQuery {
+    query_threads: Option<usize>,
+    query_memory_bytes_max: Option<ByteSize>,
+    query_each_memory_bytes_max: Option<ByteSize>,
+    query_spill_bytes_max: Option<ByteSize>,
+    query_running_max: Option<usize>,
+    query_waiting_max: Option<usize>,
+    query_wait_s: Option<u64>,
+    query_deadline_s: Option<u64>,
+    query_footer_bytes_max: Option<ByteSize>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
 /// What can be zero by mistake: no setting means "choose for me".
 trait Positive: Copy {
     fn is_zero(self) -> bool;
@@ -135,8 +154,7 @@ impl Config {
     /// When the file cannot be read or a value in it makes no sense, naming it. Unknown settings only warn.
     pub(crate) fn load(data: &Path, open: &Open, terminal: &Terminal) -> Result<Self> {
         let (text, origin) = read(data, open.config.as_ref())?;
-        let (mut config, unknown) =
-            Self::parse(&text, data).with_context(|| format!("in {}", origin.display()))?;
+        let (mut config, unknown) = Self::parse(&text, data).with_context(|| format!("in {}", origin.display()))?;
         for name in unknown {
             terminal.warn(format!("{}: setting {name} is not known and has no effect", origin.display()));
         }
@@ -151,6 +169,10 @@ impl Config {
         let raw: Raw = toml::from_str(text)?;
         let mut config = Self {
             engine: weir_engine::config::Config::new(data),
+            query: weir_query::Settings {
+                query_spill_dir: Some(data.join("spill")),
+                ..weir_query::Settings::new(weir_engine::config::memory_of_machine(), weir_base::machine::cores())
+            },
             server: weir_server::Config::default(),
             log: raw.server.log.unwrap_or(LogFormat::Text),
             log_level: raw.server.log_level.clone().unwrap_or_else(|| "info".to_owned()),
@@ -159,6 +181,7 @@ impl Config {
         let unknown = unknown(&raw);
         config.set_server(&raw.server)?;
         config.set_limits(&raw.limits)?;
+        config.set_query(&raw.query)?;
         config.set_engine(&raw.engine, raw.store)?;
         Ok((config, unknown))
     }
@@ -186,6 +209,20 @@ impl Config {
         set(&mut limits.write_wait, "limits.write_wait_s", raw.write_wait_s, seconds)?;
         set(&mut limits.commit_timeout, "limits.commit_timeout_s", raw.commit_timeout_s, seconds)?;
         set(&mut limits.parse_threads, "limits.parse_threads", raw.parse_threads, |n| n)
+    }
+
+    fn set_query(&mut self, raw: &RawQuery) -> Result<()> {
+        let query = &mut self.query;
+        set(&mut query.query_threads, "query.query_threads", raw.query_threads, |n| n)?;
+        set(&mut query.query_memory_bytes_max, "query.query_memory_bytes_max", raw.query_memory_bytes_max, |n| n)?;
+        let each = raw.query_each_memory_bytes_max;
+        set(&mut query.query_each_memory_bytes_max, "query.query_each_memory_bytes_max", each, |n| n)?;
+        set(&mut query.query_spill_bytes_max, "query.query_spill_bytes_max", raw.query_spill_bytes_max, |n| n)?;
+        set(&mut query.query_running_max, "query.query_running_max", raw.query_running_max, |n| n)?;
+        set(&mut query.query_waiting_max, "query.query_waiting_max", raw.query_waiting_max, |n| n)?;
+        set(&mut query.query_wait, "query.query_wait_s", raw.query_wait_s, Duration::from_secs)?;
+        set(&mut query.query_deadline, "query.query_deadline_s", raw.query_deadline_s, Duration::from_secs)?;
+        set(&mut query.query_footer_bytes_max, "query.query_footer_bytes_max", raw.query_footer_bytes_max, |n| n)
     }
 
     fn set_engine(&mut self, raw: &RawEngine, store: BTreeMap<String, toml::Value>) -> Result<()> {
@@ -238,7 +275,13 @@ fn read(data: &Path, given: Option<&PathBuf>) -> Result<(String, PathBuf)> {
 }
 
 fn unknown(raw: &Raw) -> Vec<String> {
-    let sections = [("", &raw.unknown), ("server.", &raw.server.unknown), ("limits.", &raw.limits.unknown), ("engine.", &raw.engine.unknown)];
+    let sections = [
+        ("", &raw.unknown),
+        ("server.", &raw.server.unknown),
+        ("limits.", &raw.limits.unknown),
+        ("engine.", &raw.engine.unknown),
+        ("query.", &raw.query.unknown),
+    ];
     sections.iter().flat_map(|(section, names)| names.keys().map(move |name| format!("{section}{name}"))).collect()
 }
 

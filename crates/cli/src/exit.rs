@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use weir_base::Kind;
 
+use crate::client::{Refused, Unreachable};
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "the codes are a promise; commands use them as they come")]
@@ -62,18 +64,31 @@ impl From<Kind> for Exit {
 
 /// The code for an error: that of the first error in its chain whose kind is known, else of bad usage.
 pub(crate) fn of_error(error: &anyhow::Error) -> Exit {
-    error.chain().find_map(kind_of).map_or(Exit::Usage, Exit::from)
+    kind_in(error).map_or(Exit::Usage, Exit::from)
+}
+
+/// The kind of the first error in the chain that has one.
+pub(crate) fn kind_in(error: &anyhow::Error) -> Option<Kind> {
+    error.chain().find_map(kind_of)
 }
 
 fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Kind> {
     if let Some(io) = error.downcast_ref::<std::io::Error>() {
         return Some(weir_base::error::kind_of_io(io));
     }
-    if let Some(cache) = error.downcast_ref::<weir_cache::Error>() {
-        return Some(cache.kind());
+    if let Some(refused) = error.downcast_ref::<Refused>() {
+        return Some(refused.kind);
     }
-    if let Some(deps) = error.downcast_ref::<weir_deps::Error>() {
-        return Some(deps.kind());
+    if error.is::<Unreachable>() {
+        return Some(Kind::Unavailable);
     }
+    macro_rules! kind_of_crates {
+        ($($name:ident),*) => {
+            $(if let Some(error) = error.downcast_ref::<$name::Error>() {
+                return Some(error.kind());
+            })*
+        };
+    }
+    kind_of_crates!(weir_cache, weir_deps, weir_engine, weir_journal, weir_query, weir_server);
     None
 }

@@ -50,6 +50,7 @@ pub(crate) fn data_folder(given: Option<&PathBuf>) -> Result<PathBuf> {
 /// The file for the history of the interactive prompt, if there is a home.
 pub(crate) fn history_file() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = set("XDG_STATE_HOME").filter(|path| path.is_absolute()).or_else(|| Some(set("HOME")?.join(".local/state")));
+    let base =
+        set("XDG_STATE_HOME").filter(|path| path.is_absolute()).or_else(|| Some(set("HOME")?.join(".local/state")));
     Some(base?.join("weir").join("sql_history"))
 }

@@ -55,11 +55,16 @@ impl Logging {
         let (sender, receiver) = sync_channel(QUEUE_LINES);
         let queue = Queue { sender, dropped: Arc::default() };
         std::thread::Builder::new().name("weir-log".into()).spawn(move || write_lines(&receiver))?;
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(queue.clone()).with_target(false);
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(queue.clone())
+            .with_target(false);
         let installed = match format {
             LogFormat::Text => builder.try_init(),
-            LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+            LogFormat::Json => {
+                builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+            }
         };
         installed.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))?;
         Ok(Self { queue })

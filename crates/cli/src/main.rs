@@ -4,13 +4,25 @@
 //! and `run`, which prints its answer to stdout, talks to people on stderr, and returns an [`Exit`].
 
 mod cache;
+mod client;
+mod config;
 mod deps;
+mod doctor;
+mod embedded;
 mod exit;
+mod folder;
+mod logging;
+mod quickstart;
+mod runtime;
+mod serve;
+mod session;
+mod sql;
 mod terminal;
+mod write;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exit::Exit;
 use crate::terminal::Terminal;
@@ -32,6 +44,23 @@ struct Cli {
 /// One line per room.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve a data folder over HTTP.
+    Serve(serve::Args),
+    /// Write a file of points into a database.
+    Write(write::Args),
+    /// Ask a database in SQL.
+    Sql(sql::Args),
+    /// Make a small database with real data and ask it three questions.
+    Quickstart(quickstart::Args),
+    /// Check a data folder or server, and say what to do.
+    Doctor(doctor::Args),
+    /// Print the settings of `weir serve` with their defaults.
+    Config,
+    /// Print completions for a shell.
+    Completions {
+        /// For which shell, such as `weir completions bash > /etc/bash_completion.d/weir`.
+        shell: clap_complete::Shell,
+    },
     /// Keep bytes by key: memory, disk, Redis; bounded, shared by processes.
     Cache(cache::Args),
     /// Check the licences and policy of a dependency set.
@@ -52,6 +81,17 @@ fn main() -> ExitCode {
 
 fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
     match command {
+        Command::Serve(args) => serve::run(&args, terminal),
+        Command::Write(args) => write::run(&args, terminal),
+        Command::Sql(args) => sql::run(&args, terminal),
+        Command::Quickstart(args) => quickstart::run(&args, terminal),
+        Command::Doctor(args) => doctor::run(&args, terminal),
+        Command::Config => terminal::print(config::DEFAULT),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);
+            terminal::print(String::from_utf8_lossy(&script))
+        }
         Command::Cache(args) => cache::run(args, terminal),
         Command::Deps(args) => deps::run(args, terminal),
     }

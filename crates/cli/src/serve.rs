@@ -114,7 +114,8 @@ fn announce(server: &Server, config: &Config, terminal: &Terminal) {
         tracing::info!(address = %at, %data, "listening");
         terminal.say(format!("weir {} serves {data} at http://{at}", weir_server::VERSION));
         if !at.ip().is_loopback() {
-            let open = "this address can be reached by others and there are no tokens and no TLS: put a proxy in front of it";
+            let open =
+                "this address can be reached by others and there are no tokens and no TLS: put a proxy in front of it";
             terminal.warn(open);
             tracing::warn!(address = %at, "{open}");
         }

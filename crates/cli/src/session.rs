@@ -145,7 +145,8 @@ async fn client_of_holder(data: &Path) -> Option<Client> {
         Ok(_) => Some(client),
         // A socket that a dead server left behind refuses; one that answers too late is a server all the same.
         Err(error) => {
-            let refused = error.downcast_ref::<Unreachable>().is_some_and(|error| error.to_string().contains("cannot connect"));
+            let refused =
+                error.downcast_ref::<Unreachable>().is_some_and(|error| error.to_string().contains("cannot connect"));
             (!refused).then_some(client)
         }
     }

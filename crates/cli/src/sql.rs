@@ -69,17 +69,15 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
     if args.format == Format::Parquet && std::io::stdout().is_terminal() {
         anyhow::bail!("a Parquet file does not belong on a terminal; send it to a file");
     }
-    let (runtime_result, interactive) = match &args.statement {
-        Some(statement) => (runtime::block_on(script(args, statement, terminal)), false),
-        None if std::io::stdin().is_terminal() => (runtime::block_on(prompt::run(args, terminal)), true),
+    match &args.statement {
+        Some(statement) => runtime::block_on(script(args, statement, terminal)),
+        None if std::io::stdin().is_terminal() => runtime::block_on(prompt::run(args, terminal)),
         None => {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-            (runtime::block_on(script(args, &text, terminal)), false)
+            runtime::block_on(script(args, &text, terminal))
         }
-    };
-    debug_assert!(interactive || args.statement.is_some() || !std::io::stdin().is_terminal());
-    runtime_result
+    }
 }
 
 /// Runs the statements of `text` one after the other and stops at the first that fails.

@@ -2,6 +2,19 @@
 
 use std::io::{IsTerminal, Write};
 
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::exit::Exit;
+
+/// Prints an answer to stdout. A reader that went away (`| head`) has what it wanted: that is no error.
+pub(crate) fn print(text: impl AsRef<str>) -> anyhow::Result<Exit> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_ref().as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(Exit::Done),
+    }
+}
+
 /// Where and how to talk to people.
 #[derive(Debug)]
 pub(crate) struct Terminal {
@@ -39,6 +52,26 @@ impl Terminal {
     /// Whether to draw progress bars.
     pub(crate) fn draws_progress(&self) -> bool {
         self.progress
+    }
+
+    /// A bar over `total` bytes, or a counter when that is not known; drawn only on a terminal.
+    pub(crate) fn bytes_bar(&self, total: Option<u64>, what: &'static str) -> ProgressBar {
+        if !self.progress {
+            return ProgressBar::hidden();
+        }
+        let (bar, template) = match total {
+            Some(total) => (
+                ProgressBar::new(total),
+                "{msg:10} {bar:32} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left",
+            ),
+            None => (ProgressBar::new_spinner(), "{msg:10} {spinner} {bytes}, {binary_bytes_per_sec}"),
+        };
+        // The templates are fixed; a test makes both.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
+        bar
     }
 
     fn labelled(&self, color: &str, label: &str, message: &str) {

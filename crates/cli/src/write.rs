@@ -118,7 +118,10 @@ pub(crate) struct Totals {
 /// Runs `weir write`.
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
     if args.format != Format::Lp && args.columns.table.is_none() {
-        bail!("--table is needed with --format {}: the name of the table to write", args.format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned()));
+        bail!(
+            "--table is needed with --format {}: the name of the table to write",
+            args.format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        );
     }
     runtime::block_on(async {
         let mut session = Session::open(&args.target, Purpose::Write, "weir write", terminal).await?;
@@ -141,8 +144,14 @@ async fn write_file(args: &Args, session: &mut Session, terminal: &Terminal) -> 
         !args.all_or_nothing,
         args.no_sync
     );
-    let mut sender =
-        Sender { session, path, retry_time: Duration::from_secs(args.retry_time), terminal, bar: &bar, totals: Totals::default() };
+    let mut sender = Sender {
+        session,
+        path,
+        retry_time: Duration::from_secs(args.retry_time),
+        terminal,
+        bar: &bar,
+        totals: Totals::default(),
+    };
     let counted = bar.wrap_read(raw);
     let outcome = match args.format {
         Format::Lp => sender.send_lines(input::inflated(counted)?).await,
@@ -160,7 +169,8 @@ async fn write_file(args: &Args, session: &mut Session, terminal: &Terminal) -> 
         }
         Err(error) if lines > refused => {
             terminal.error(&error);
-            terminal.warn(format!("the first {lines} lines were written; write the file again: equal rows are one row"));
+            terminal
+                .warn(format!("the first {lines} lines were written; write the file again: equal rows are one row"));
             Ok(if crate::exit::of_error(&error) == Exit::Unavailable { Exit::Unavailable } else { Exit::Partial })
         }
         Err(error) => Err(error),
@@ -168,7 +178,13 @@ async fn write_file(args: &Args, session: &mut Session, terminal: &Terminal) -> 
 }
 
 /// Loads line protocol from memory; for `weir quickstart`.
-pub(crate) async fn load(session: &mut Session, db: &str, text: impl std::io::Read + Send, bar: &ProgressBar, terminal: &Terminal) -> Result<Totals> {
+pub(crate) async fn load(
+    session: &mut Session,
+    db: &str,
+    text: impl std::io::Read + Send,
+    bar: &ProgressBar,
+    terminal: &Terminal,
+) -> Result<Totals> {
     let path = format!("/api/v3/write_lp?db={}&precision=ns", escape(db));
     let retry_time = Duration::from_secs(60);
     let mut sender = Sender { session, path, retry_time, terminal, bar, totals: Totals::default() };
@@ -252,7 +268,9 @@ impl Sender<'_> {
         let total = told["refused"].as_u64().unwrap_or(refused.len() as u64);
         let untold = total.saturating_sub(refused.len() as u64);
         if untold > 0 {
-            self.bar.suspend(|| self.terminal.warn(format!("and {untold} more bad lines in the batch from line {first_line} on")));
+            self.bar.suspend(|| {
+                self.terminal.warn(format!("and {untold} more bad lines in the batch from line {first_line} on"))
+            });
         }
         Ok(total)
     }

@@ -7,6 +7,7 @@
 
 mod harness;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,6 +60,49 @@ fn a_full_disk_refuses_and_loses_nothing() {
     assert_eq!(count(&server), (acknowledged + 1) * ROWS_PER_BATCH);
     server.kill();
     let server = Weir::start(&data);
+    assert_eq!(count(&server), (acknowledged + 1) * ROWS_PER_BATCH);
+    server.stop();
+}
+
+/// E4, S1: a store that takes no files makes the buffer fill to its limit, and then writes are refused; once it takes them
+/// again, all goes on and every acknowledged row is there.
+#[test]
+fn a_full_store_fills_the_buffer_and_then_refuses() {
+    if !in_own_mounts("a_full_store_fills_the_buffer_and_then_refuses") {
+        return;
+    }
+    let folder = folder();
+    let (data, store) = (folder.path().join("data"), folder.path().join("store"));
+    fs::create_dir(&store).unwrap();
+    run_well(Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&store), b"");
+    let config = folder.path().join("small.toml");
+    fs::write(&config, "[engine]\nbuffer_bytes_max = \"8 MiB\"\nflush_bytes = \"1 MiB\"\nflush_backoff_ms = 10\n")
+        .unwrap();
+    let arguments = [OsStr::new("--store"), store.as_os_str(), OsStr::new("--config"), config.as_os_str()];
+    let server = Weir::start_with(&data, free_address().unwrap(), &arguments);
+    server.write_all("d", &batch_of_text(0));
+    server.flush();
+    let ballast = store.join("ballast");
+    let filled = run(Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", ballast.display())), b"");
+    assert!(!filled.status.success(), "the store did not run full");
+    let mut acknowledged = 1;
+    let refusal = (1..1_000).find_map(|batch| {
+        let answer = server.write("d", &batch_of_text(batch));
+        if answer.status == 204 {
+            acknowledged += 1;
+            return None;
+        }
+        Some(answer)
+    });
+    let refusal = refusal.expect("nothing was refused");
+    assert_eq!(refusal.status, 503, "{}", refusal.text());
+    assert!(refusal.retry_after_seconds.is_some());
+    assert!((10..200).contains(&acknowledged), "{acknowledged} batches of 80 KiB in 8 MiB");
+    let count = |server: &Weir| server.sql("d", "select count(*) as n from t")[0]["n"].as_u64().unwrap();
+    assert_eq!(count(&server), acknowledged * ROWS_PER_BATCH);
+    fs::remove_file(&ballast).unwrap();
+    assert!(eventually(|| server.write("d", &batch_of_text(2_000)).status == 204), "{}", server.log());
+    server.flush();
     assert_eq!(count(&server), (acknowledged + 1) * ROWS_PER_BATCH);
     server.stop();
 }

@@ -15,6 +15,8 @@ pub mod check;
 pub mod environment;
 pub mod finding;
 pub mod licence;
+pub mod lock;
+pub mod marker;
 pub mod metadata;
 pub mod name;
 pub mod package;

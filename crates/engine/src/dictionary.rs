@@ -12,6 +12,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use weir_base::Kind;
 
 use crate::error::{Error, Result};
+use crate::memory::{Memory, Reservation};
 use crate::rows::Keys;
 
 /// How many series there may be in all tables together, and how many there are.
@@ -47,8 +48,9 @@ pub struct Dictionary {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    memory: Reservation,
     hasher: DefaultHashBuilder,
     numbers: HashTable<u32>,
     pages: Vec<Vec<u8>>,
@@ -56,9 +58,36 @@ struct Inner {
     spans: Vec<(u32, u32, u32)>,
 }
 
-const PAGE_BYTES: usize = 256 << 10;
+/// The first page is small, for tables of a few series; each next one is twice as large up to the largest.
+const PAGE_BYTES_MIN: usize = 2 << 10;
+const PAGE_BYTES_MAX: usize = 256 << 10;
 
 impl Inner {
+    /// Bytes of memory held, by capacity.
+    fn bytes(&self) -> usize {
+        self.pages.iter().map(Vec::capacity).sum::<usize>() + self.spans.capacity() * 12 + self.numbers.capacity() * 5
+    }
+
+    /// Makes room for one more key, accounted before it is taken.
+    fn reserve(&mut self, len: usize) -> Result<()> {
+        let fits = self.pages.last().is_some_and(|page| page.capacity() - page.len() >= len);
+        let page = match self.pages.last() {
+            _ if fits => 0,
+            None => len.max(PAGE_BYTES_MIN),
+            Some(last) => len.max((last.capacity() * 2).clamp(PAGE_BYTES_MIN, PAGE_BYTES_MAX)),
+        };
+        let grows = self.spans.len() == self.spans.capacity() || self.numbers.len() == self.numbers.capacity();
+        if page == 0 && !grows {
+            return Ok(());
+        }
+        let index = if grows { (self.spans.capacity() * 2).max(16) * 17 } else { 0 };
+        self.memory.resize((self.bytes() + page + index) as u64)?;
+        if page > 0 {
+            self.pages.push(Vec::with_capacity(page));
+        }
+        Ok(())
+    }
+
     fn key(&self, number: u32) -> &[u8] {
         let (page, start, len) = self.spans[number as usize];
         &self.pages[page as usize][start as usize..(start + len) as usize]
@@ -69,10 +98,6 @@ impl Inner {
     }
 
     fn add(&mut self, hash: u64, key: &[u8]) -> u32 {
-        let fits = self.pages.last().is_some_and(|page| page.capacity() - page.len() >= key.len());
-        if !fits {
-            self.pages.push(Vec::with_capacity(key.len().max(PAGE_BYTES)));
-        }
         let page = self.pages.len() - 1;
         let start = self.pages[page].len();
         self.pages[page].extend_from_slice(key);
@@ -88,9 +113,16 @@ impl Inner {
 }
 
 impl Dictionary {
-    /// An empty dictionary under a limit shared by all tables.
-    pub fn new(limit: &Arc<SeriesLimit>) -> Arc<Self> {
-        Arc::new(Self { limit: Arc::clone(limit), inner: Mutex::default() })
+    /// An empty dictionary under a limit and an account of memory shared by all tables.
+    pub fn new(limit: &Arc<SeriesLimit>, memory: &Arc<Memory>) -> Arc<Self> {
+        let inner = Inner {
+            memory: memory.reservation(),
+            hasher: DefaultHashBuilder::default(),
+            numbers: HashTable::new(),
+            pages: Vec::new(),
+            spans: Vec::new(),
+        };
+        Arc::new(Self { limit: Arc::clone(limit), inner: Mutex::new(inner) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -100,7 +132,7 @@ impl Dictionary {
     /// The numbers of `keys`, new ones added; position `i` answers key `i`.
     ///
     /// # Errors
-    /// `limit` when a new series would exceed the limit; keys before it stay known, which shows nowhere.
+    /// `limit` when a new series would exceed the limit of series or of memory; keys before it stay known, which shows nowhere.
     pub fn resolve(&self, keys: &Keys) -> Result<Vec<u32>> {
         let mut inner = self.lock();
         keys.iter()
@@ -109,6 +141,7 @@ impl Dictionary {
                 match inner.find(hash, key) {
                     Some(number) => Ok(number),
                     None => {
+                        inner.reserve(key.len())?;
                         self.limit.take()?;
                         Ok(inner.add(hash, key))
                     }
@@ -140,14 +173,6 @@ impl Dictionary {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// Bytes of memory held, by capacity.
-    pub fn bytes(&self) -> usize {
-        let inner = self.lock();
-        inner.pages.iter().map(Vec::capacity).sum::<usize>()
-            + inner.spans.capacity() * 12
-            + inner.numbers.capacity() * 5
-    }
 }
 
 impl Drop for Dictionary {
@@ -164,7 +189,8 @@ mod tests {
     #[test]
     fn numbers_are_stable_and_limited_s1() {
         let limit = SeriesLimit::new(1_000);
-        let dictionary = Dictionary::new(&limit);
+        let memory = Memory::new(weir_base::ByteSize::new(64 << 10));
+        let dictionary = Dictionary::new(&limit, &memory);
         let mut keys = Keys::default();
         (0..1_000).for_each(|index| keys.push(format!("host=h{index}").as_bytes()));
         let numbers = dictionary.resolve(&keys).unwrap();
@@ -177,7 +203,20 @@ mod tests {
         let error = dictionary.resolve(&more).unwrap_err();
         assert!(error.kind() == Kind::Limit && error.to_string().contains("series_max"), "{error}");
         assert_eq!((limit.used(), dictionary.len()), (1_000, 1_000));
+        let held = dictionary.lock().bytes() as u64;
+        assert!(held <= memory.used() && memory.used() <= held + (8 << 10), "{held} held, {} accounted", memory.used());
         drop(dictionary);
-        assert_eq!(limit.used(), 0);
+        assert_eq!((limit.used(), memory.used()), (0, 0));
+    }
+
+    #[test]
+    fn memory_of_series_is_limited_s1() {
+        let memory = Memory::new(weir_base::ByteSize::new(32 << 10));
+        let dictionary = Dictionary::new(&SeriesLimit::new(1_000_000), &memory);
+        let mut keys = Keys::default();
+        (0..10_000).for_each(|index| keys.push(format!("host=h{index}").as_bytes()));
+        let error = dictionary.resolve(&keys).unwrap_err();
+        assert!(error.to_string().contains("buffer_bytes_max"), "{error}");
+        assert!(dictionary.len() > 100 && memory.used() <= 32 << 10);
     }
 }

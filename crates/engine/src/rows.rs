@@ -95,7 +95,7 @@ impl Field {
         let old = self.values.len();
         if old < len {
             self.present.get_or_insert_with(|| Bits::repeat(true, old)).extend_to(len, false);
-            self.values.pad_to(len);
+            self.values.resize(len);
         }
     }
 
@@ -151,17 +151,6 @@ impl Values {
             Values::U64(_) => FieldType::U64,
             Values::Bool(_) => FieldType::Bool,
             Values::Str(_) => FieldType::Str,
-        }
-    }
-
-    /// Appends zeros or empty texts until there are `len`.
-    fn pad_to(&mut self, len: usize) {
-        match self {
-            Values::F64(values) => values.resize(len, 0.0),
-            Values::I64(values) => values.resize(len, 0),
-            Values::U64(values) => values.resize(len, 0),
-            Values::Bool(bits) => bits.extend_to(len, false),
-            Values::Str(text) => text.pad_to(len),
         }
     }
 
@@ -284,11 +273,6 @@ impl Keys {
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.len()).map(|index| self.get(index))
-    }
-
-    fn pad_to(&mut self, len: usize) {
-        let end = self.ends.last().copied().unwrap_or(0);
-        self.ends.resize(len, end);
     }
 
     fn capacity(&self) -> usize {

@@ -506,7 +506,8 @@ mod tests {
     fn check(points: Vec<Vec<Point>>, step: usize, form: TagForm) {
         let schema = schema();
         let limit = SeriesLimit::new(1_000);
-        let dictionaries = [Dictionary::new(&limit), Dictionary::new(&limit)];
+        let memory = crate::memory::Memory::new(weir_base::ByteSize::mib(1));
+        let dictionaries = [Dictionary::new(&limit, &memory), Dictionary::new(&limit, &memory)];
         let chunks = points
             .iter()
             .enumerate()

@@ -163,7 +163,7 @@ impl TableState {
                 schema,
                 stored,
                 committed,
-                dictionary: Dictionary::new(series_limit),
+                dictionary: Dictionary::new(series_limit, memory),
                 open: Open::new(memory),
                 frozen: None,
             }),
@@ -277,7 +277,7 @@ impl TableState {
             open.seal_tail();
             let schema = Arc::clone(&inner.schema);
             if inner.dictionary.len() > DICTIONARY_KEEP {
-                inner.dictionary = Dictionary::new(&self.series_limit);
+                inner.dictionary = Dictionary::new(&self.series_limit, memory);
             }
             inner.frozen = Some(Arc::new(Frozen {
                 chunks: open.chunks,

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use weir_base::{FileLock, Kind, LockError, Retry};
 
+use crate::compact::{Compacted, Compaction};
 use crate::frame::{self, Dictionary};
 use crate::housekeeper::{Chore, Housekeeper};
 use crate::options::{Durability, Env, Options};
@@ -66,11 +67,13 @@ impl Journal {
             active_bytes: AtomicU64::new(opened.active.survey.offset),
             sealed_bytes: AtomicU64::new(sealed_bytes),
             dictionary: Mutex::new(dictionary),
+            trained: Mutex::new(None),
         });
         let (chores, received) = mpsc::channel();
         let housekeeper = Housekeeper {
             env: env.clone(),
             dir: dir.to_path_buf(),
+            options: options.clone(),
             shared: Arc::clone(&shared),
             manifest: opened.manifest,
             unlisted: opened.unlisted,
@@ -176,10 +179,33 @@ impl Journal {
     /// `Unavailable` when the disk refuses.
     pub fn trim_before(&self, sequence: u64) -> Result<u64> {
         let (reply, receiver) = mpsc::sync_channel(1);
-        self.chores
-            .send(Chore::Trim { before: sequence, reply })
-            .map_err(|_| Error::new(Kind::Internal, "the journal's housekeeper ended"))?;
+        self.chore(Chore::Trim { before: sequence, reply })?;
         receiver.recv().map_err(|_| Error::new(Kind::Internal, "the journal's housekeeper ended"))?
+    }
+
+    /// Seals the current segment and rewrites the sealed ones without what is not wanted. Appends go on meanwhile.
+    ///
+    /// # Errors
+    /// `Unavailable` when the disk refuses, `Damaged` when a segment cannot be read; nothing is changed then.
+    pub fn compact(&self, compaction: Compaction) -> Result<Compacted> {
+        self.rotate()?;
+        let (reply, receiver) = mpsc::sync_channel(1);
+        self.chore(Chore::Compact { compaction, reply })?;
+        receiver.recv().map_err(|_| Error::new(Kind::Internal, "the journal's housekeeper ended"))?
+    }
+
+    /// Waits until footers, manifest and retention have caught up with what was sealed.
+    ///
+    /// # Errors
+    /// `Internal` when the housekeeper ended.
+    pub fn settle(&self) -> Result<()> {
+        let (reply, receiver) = mpsc::sync_channel(1);
+        self.chore(Chore::Settle { reply })?;
+        receiver.recv().map_err(|_| Error::new(Kind::Internal, "the journal's housekeeper ended"))
+    }
+
+    fn chore(&self, chore: Chore) -> Result<()> {
+        self.chores.send(chore).map_err(|_| Error::new(Kind::Internal, "the journal's housekeeper ended"))
     }
 
     /// Bytes of all segments on the disk.

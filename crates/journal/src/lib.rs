@@ -21,27 +21,41 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod compact;
 mod error;
+mod filter;
+mod follow;
 mod frame;
 mod housekeeper;
+mod index;
 mod journal;
 mod manifest;
 mod options;
 mod reader;
 mod record;
+mod records;
 mod recover;
+mod repair;
 mod segment;
 mod varint;
+mod verify;
 mod writer;
 
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod query_tests;
+#[cfg(test)]
 mod tests;
 
+pub use compact::{Compacted, Compaction, Keep, Retention};
 pub use error::{Error, Result};
+pub use follow::Follow;
 pub use journal::{Appended, Journal};
 pub use options::{Codec, Durability, Env, Options};
-pub use reader::{Reader, Records};
+pub use reader::{KeyMatch, Lost, Query, Reader};
 pub use record::{OwnedRecord, Record, RecordRef};
+pub use records::Records;
 pub use recover::{Recovery, TornTail};
+pub use repair::{Repaired, repair};
+pub use verify::{Verification, verify};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use weir_base::{Clock, FileSystem, OsFileSystem, SystemClock};
 
+use crate::compact::Retention;
 use crate::{Error, Result};
 
 /// Disk and clock of a journal.
@@ -67,6 +68,12 @@ pub struct Options {
     pub interval: Duration,
     /// How long to wait for the writer's lock. Default 5 s.
     pub lock_wait: Duration,
+    /// Whether sealed segments get a footer with an index of frames and keys. Default true; a log that is only replayed needs none.
+    pub index: bool,
+    /// Train a zstd dictionary of at most this many bytes from the first MiB of records. Default `None`: no dictionary.
+    pub dictionary_bytes_max: Option<usize>,
+    /// What goes by itself, looked at whenever a segment is sealed, and each minute where there is an age. Default: nothing.
+    pub retention: Retention,
 }
 
 impl Default for Options {
@@ -80,6 +87,9 @@ impl Default for Options {
             record_bytes_max: 512 << 20,
             interval: Duration::from_millis(100),
             lock_wait: Duration::from_secs(5),
+            index: true,
+            dictionary_bytes_max: None,
+            retention: Retention::default(),
         }
     }
 }
@@ -91,6 +101,9 @@ impl Options {
             && !(1..=19).contains(&level)
         {
             return Err(Error::invalid(format!("zstd level {level} is not in 1 to 19")));
+        }
+        if self.dictionary_bytes_max.is_some_and(|bytes| bytes > 1 << 20) {
+            return Err(Error::invalid("dictionary_bytes_max is past 1 MiB"));
         }
         if self.record_bytes_max > 1 << 30 {
             return Err(Error::invalid("record_bytes_max is past 1 GiB"));

@@ -101,7 +101,7 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    fn start(header: &SegmentHeader) -> Self {
+    pub(crate) fn start(header: &SegmentHeader) -> Self {
         Self {
             next: header.first,
             offset: header.len(),
@@ -161,12 +161,7 @@ pub(crate) fn survey_sealed(segment: &Segment, end: u64) -> Result<Survey> {
 }
 
 fn damage(segment: &Segment, survey: &Survey, what: &str) -> Error {
-    Error::damaged(format!(
-        "segment {} is damaged at byte {}, sequence {}: {what}",
-        segment.path.display(),
-        survey.offset,
-        survey.next
-    ))
+    segment.damage(survey.offset, survey.next, what)
 }
 
 /// Walks the last segment and tells a torn tail from damage. J1.
@@ -212,7 +207,7 @@ fn cut_at_bad_payload(segment: &Segment, survey: &mut Survey, frames: &[(u64, Fr
     let mut stored = Vec::new();
     let unmarked = frames.partition_point(|(_, header)| header.end <= survey.mark);
     for (index, (offset, header)) in frames.iter().enumerate().skip(unmarked) {
-        if !segment.read_stored(header, *offset, &mut stored)? {
+        if segment.stored(header, *offset, &mut stored)?.is_none() {
             let mark = survey.mark;
             *survey = Survey::start(&segment.header);
             frames[..index].iter().for_each(|(_, header)| survey.add(header));
@@ -365,10 +360,9 @@ fn rewrite_tail(env: &Env, dir: &Path, segment: &Segment, survey: &Survey) -> Re
             return Err(damage(segment, survey, "segment changed while it was read"));
         };
         if header.records > 0 {
-            if !segment.read_stored(&header, offset, &mut stored)? {
-                return Err(damage(segment, survey, "segment changed while it was read"));
-            }
-            staged.push(FrameHeader { mark: survey.mark, ..header }, &stored)?;
+            let stored = segment.stored(&header, offset, &mut stored)?;
+            let stored = stored.ok_or_else(|| damage(segment, survey, "segment changed while it was read"))?;
+            staged.push(FrameHeader { mark: survey.mark, ..header }, stored)?;
             records += u64::from(header.records);
         }
         offset += header.len();

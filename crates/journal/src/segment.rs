@@ -6,7 +6,7 @@ use std::sync::Arc;
 use weir_base::checksum::{blake3, crc32c};
 use weir_base::{File, FileSystem, Kind, OpenMode};
 
-use crate::frame::{self, FrameHeader, u32_at, u64_at};
+use crate::frame::{self, Decoder, FrameHeader, u32_at, u64_at};
 use crate::options::Env;
 use crate::{Error, Result};
 
@@ -115,6 +115,8 @@ pub(crate) struct Segment {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn File>,
     pub(crate) header: Arc<SegmentHeader>,
+    /// The content, where it is mapped into memory.
+    map: Option<Arc<memmap2::Mmap>>,
 }
 
 /// What stands at a place of a segment.
@@ -154,7 +156,7 @@ impl Segment {
         if (header.first, header.generation) != (first, generation) {
             return Err(segment_error("its header has another sequence or generation than its name"));
         }
-        Ok(Self { path: path.to_path_buf(), file, header: Arc::new(header) })
+        Ok(Self { path: path.to_path_buf(), file, header: Arc::new(header), map: None })
     }
 
     /// What stands at `offset` of the file, which has `len` bytes; `next` is the sequence that a frame here must begin with.
@@ -163,7 +165,7 @@ impl Segment {
             return Ok(Found::End);
         }
         let mut bytes = [0; frame::HEADER_LEN];
-        let count = read_up_to(&*self.file, &mut bytes, offset).map_err(|error| read_error(&self.path, error))?;
+        let count = self.read_up_to(&mut bytes, offset)?;
         if count == 0 {
             return Ok(Found::End);
         }
@@ -179,12 +181,73 @@ impl Segment {
         Ok(Found::Frame(header))
     }
 
-    /// Reads the stored bytes of the frame at `offset` into `stored` and says whether they are those of the header.
-    pub(crate) fn read_stored(&self, header: &FrameHeader, offset: u64, stored: &mut Vec<u8>) -> Result<bool> {
-        stored.resize(header.stored_len as usize, 0);
+    /// Maps the content into memory. Only for sealed segments that the manifest lists: these are never cut.
+    #[allow(unsafe_code, reason = "mapping a file is unsafe because others may cut it; nobody cuts a listed segment")]
+    pub(crate) fn map(&mut self) {
+        if let Some(file) = self.file.os_file() {
+            // SAFETY: a listed segment keeps its length until it is removed, and a removed file stays mapped. Bytes that
+            // change on a failing disk are caught by the checksums, which are computed before anything else looks at them.
+            self.map = unsafe { memmap2::Mmap::map(file) }.ok().map(Arc::new);
+        }
+    }
+
+    /// The stored bytes of the frame at `offset`, read into `buf` unless they are in memory; `None` when they are not those of the header.
+    pub(crate) fn stored<'a>(
+        &'a self,
+        header: &FrameHeader,
+        offset: u64,
+        buf: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>> {
         let at = offset + frame::HEADER_LEN as u64;
-        let count = read_up_to(&*self.file, stored, at).map_err(|error| read_error(&self.path, error))?;
-        Ok(count == stored.len() && header.matches(stored))
+        let stored = match &self.map {
+            Some(map) => usize::try_from(at).ok().and_then(|at| map.get(at..at + header.stored_len as usize)),
+            None => {
+                buf.resize(header.stored_len as usize, 0);
+                let count = self.read_up_to(buf, at)?;
+                Some(&buf[..count])
+            }
+        };
+        Ok(stored.filter(|stored| header.matches(stored)))
+    }
+
+    /// Puts the raw bytes of the frame at `offset` into `raw`; `Damaged` when they cannot be had.
+    pub(crate) fn decode(
+        &self,
+        header: &FrameHeader,
+        offset: u64,
+        decoder: &mut Decoder,
+        buf: &mut Vec<u8>,
+        raw: &mut Vec<u8>,
+    ) -> Result<()> {
+        let stored = self.stored(header, offset, buf)?;
+        let stored = stored.ok_or_else(|| self.damage(offset, header.first, "frame does not match its checksum"))?;
+        decoder
+            .decode(header, stored, self.header.salt, &self.header.dictionary, raw)
+            .map_err(|what| self.damage(offset, header.first, what))
+    }
+
+    /// The error for bytes that are not what was written.
+    pub(crate) fn damage(&self, offset: u64, sequence: u64, what: &str) -> Error {
+        let path = self.path.display();
+        Error::damaged(format!("segment {path} is damaged at byte {offset}, sequence {sequence}: {what}"))
+    }
+
+    /// Fills all of `buf`, or fails.
+    pub(crate) fn read_exact(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        if self.read_up_to(buf, offset)? == buf.len() {
+            return Ok(());
+        }
+        Err(self.damage(offset, self.header.first, "file ends early"))
+    }
+
+    fn read_up_to(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        if let Some(map) = &self.map {
+            let from = usize::try_from(offset).unwrap_or(usize::MAX).min(map.len());
+            let count = buf.len().min(map.len() - from);
+            buf[..count].copy_from_slice(&map[from..from + count]);
+            return Ok(count);
+        }
+        read_up_to(&*self.file, buf, offset).map_err(|error| read_error(&self.path, error))
     }
 
     /// The next place at or past `offset` with a valid frame header, whatever its sequence. Holds 1 MiB.
@@ -207,6 +270,9 @@ impl Segment {
 
     /// Length of the file now.
     pub(crate) fn len(&self) -> Result<u64> {
+        if let Some(map) = &self.map {
+            return Ok(map.len() as u64);
+        }
         self.file.len().map_err(|error| read_error(&self.path, error))
     }
 }

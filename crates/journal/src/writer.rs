@@ -58,8 +58,10 @@ pub(crate) struct Shared {
     pub(crate) active_bytes: AtomicU64,
     /// Bytes of the sealed segments.
     pub(crate) sealed_bytes: AtomicU64,
-    /// The dictionary of the active segment.
+    /// The dictionary of the active segment. A journal gets one at most once, so frames compressed with it fit every later segment.
     pub(crate) dictionary: Mutex<Option<Arc<Dictionary>>>,
+    /// A dictionary that the next segment shall have.
+    pub(crate) trained: Mutex<Option<Arc<Dictionary>>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -216,7 +218,8 @@ impl Writer {
         self.check_poison()?;
         let bytes: u64 = group.iter().map(|append| append.frames.bytes.len() as u64).sum();
         let survey = &self.active.survey;
-        if survey.records > 0 && survey.offset + bytes > self.options.segment_bytes_max {
+        let full = survey.offset + bytes > self.options.segment_bytes_max;
+        if survey.records > 0 && (full || self.wants_dictionary()) {
             self.rotate()?;
         }
         let first = self.active.survey.next;
@@ -311,6 +314,16 @@ impl Writer {
         }
     }
 
+    /// Whether a new segment would bring a dictionary nearer: one is ready, or there is enough to train one from.
+    fn wants_dictionary(&self) -> bool {
+        const TRAINING_BYTES: u64 = 1 << 20;
+        let survey = &self.active.survey;
+        self.options.dictionary_bytes_max.is_some()
+            && self.active.header.dictionary.is_empty()
+            && (self.shared.trained.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+                || (self.active.header.first == 1 && survey.raw_bytes >= TRAINING_BYTES))
+    }
+
     /// Seals the active segment and begins the next; nothing happens to one without records.
     fn rotate(&mut self) -> Result<()> {
         self.sync()?;
@@ -318,7 +331,11 @@ impl Writer {
             return Ok(());
         }
         let next = self.active.survey.next;
-        let dictionary = self.active.header.dictionary.clone();
+        let trained = self.shared.trained.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let dictionary = match &trained {
+            Some(trained) if self.active.header.dictionary.is_empty() => trained.bytes.clone(),
+            _ => self.active.header.dictionary.clone(),
+        };
         let header = SegmentHeader::new(&self.env, &self.dir, next, 0, dictionary);
         let active = Staged::new(&self.env, &self.dir, header)?;
         let active = match active.publish(&self.env, &self.dir) {
@@ -332,6 +349,9 @@ impl Writer {
         let sealed: Sealed = old.survey.sealed(&old.header);
         self.shared.sealed_bytes.fetch_add(sealed.frames_end, Ordering::AcqRel);
         self.shared.active_bytes.store(self.active.survey.offset, Ordering::Release);
+        if let Some(trained) = trained {
+            self.shared.dictionary.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(trained);
+        }
         // The housekeeper lives as long as the journal; without it the next writer finds the segment by its name.
         let _ = self.chores.send(Chore::Sealed(sealed));
         Ok(())

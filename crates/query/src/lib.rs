@@ -3,8 +3,11 @@
 //! [`SqlEngine`] admits a statement, takes one snapshot of each table that it names (Q1), plans it with DataFusion over
 //! `scan` and streams its rows; `encode` turns them into JSON, CSV, Parquet or text.
 
+mod calendar;
 mod catalog;
+pub mod encode;
 mod error;
+mod functions;
 mod memory;
 mod running;
 mod scan;
@@ -15,6 +18,7 @@ mod sql;
 mod statement;
 
 pub use datafusion::common::ScalarValue;
+pub use encode::{Encoding, encode};
 pub use error::{Error, Result};
 pub use running::{Answer, RunningQuery};
 pub use settings::Settings;

@@ -1,5 +1,6 @@
 //! Sessions: how DataFusion is set up for one query, and how a statement becomes a stream of rows.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray};
@@ -22,6 +23,7 @@ use weir_engine::read::Tables;
 
 use crate::catalog::{CATALOG, QueryCatalog};
 use crate::error::{Error, Result};
+use crate::functions;
 use crate::memory::SharedMemory;
 use crate::settings::Settings;
 use crate::show;
@@ -30,6 +32,8 @@ use crate::statement::{self, Statement};
 
 /// Under this URL plans name the store of the tables.
 const STORE_URL: &str = "weir://store/";
+/// How DataFusion begins the names of its folders for spilled data.
+const SPILL_PREFIX: &[u8] = b"datafusion-";
 
 /// What all queries share.
 #[derive(Debug)]
@@ -49,7 +53,10 @@ impl Sessions {
         let url = ObjectStoreUrl::parse(STORE_URL)?;
         let footers = usize::try_from(settings.query_footer_bytes_max.bytes()).unwrap_or(usize::MAX);
         let disk = match &settings.query_spill_dir {
-            Some(dir) => DiskManagerMode::Directories(vec![dir.clone()]),
+            Some(dir) => {
+                sweep(dir).map_err(|error| Error::io(format!("cannot sweep {}", dir.display()), error))?;
+                DiskManagerMode::Directories(vec![dir.clone()])
+            }
             None => DiskManagerMode::Disabled,
         };
         let disk = DiskManagerBuilder::default()
@@ -62,7 +69,8 @@ impl Sessions {
             .map_err(|error| Error::wrap(Kind::Unavailable, "cannot use the folder for spilled data", error))?;
         runtime.register_object_store(url.as_ref(), tables.objects());
         let config = session_config(settings);
-        let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+        let builder = SessionStateBuilder::new().with_config(config).with_default_features();
+        let state = functions::register(builder).build();
         Ok(Self {
             tables,
             state,
@@ -134,6 +142,21 @@ impl Sessions {
         let stream = start(plan, state.task_ctx())?;
         Ok(if explains { with_notes(stream, catalog.clone()) } else { stream })
     }
+}
+
+/// Removes what a process that was killed left behind. The folder belongs to one process, which holds the data folder.
+fn sweep(dir: &Path) -> std::io::Result<()> {
+    let entries = match dir.read_dir() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(SPILL_PREFIX)) {
+            std::fs::remove_dir_all(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn start(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

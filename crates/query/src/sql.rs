@@ -31,6 +31,9 @@ const STACK_BYTES: usize = if cfg!(debug_assertions) { 32 << 20 } else { 8 << 20
 /// Batches that wait for a slow reader.
 const BATCHES_AHEAD: usize = 2;
 
+/// How far queries stand back behind ingest and health checks (Q2).
+const NICE_STEPS: i32 = 5;
+
 /// What is asked.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -78,6 +81,7 @@ impl SqlEngine {
             .worker_threads(settings.query_threads.max(1))
             .thread_stack_size(STACK_BYTES)
             .thread_name("weir-query")
+            .on_thread_start(|| weir_base::machine::lower_thread_priority(NICE_STEPS))
             .enable_all()
             .build()
             .map_err(|error| Error::io("cannot start threads for queries", error))?;

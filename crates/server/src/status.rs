@@ -7,8 +7,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use weir_base::{ByteSize, Kind, Retry};
-
-use crate::database::Rejected;
+use weir_engine::lp::Rejected;
 
 /// Which protocol the caller speaks; decides the shape of an error's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +169,7 @@ impl Problem {
 const ORIGINAL_LINE_BYTES: usize = 1024;
 
 /// 400 for a write some of whose lines were refused: the bad ones by number, in the same shape in every dialect.
-pub(crate) fn partial(rejected: &[Rejected], rejected_total: u64, rows: u64, kept: bool) -> Response {
+pub(crate) fn partial(rejected: &[Rejected], rejected_total: usize, rows: usize, kept: bool) -> Response {
     let error = if kept {
         format!("partial write: {rejected_total} lines refused, {rows} rows written")
     } else {

@@ -7,10 +7,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use weir_engine::ingest::{WriteOptions, Written};
 
 use crate::app::App;
 use crate::body::{Encoding, Inlet, Intake};
-use crate::database::{WriteOptions, WriteSession, Written};
+use crate::database::WriteSession;
 use crate::names;
 use crate::params::Params;
 use crate::status::{self, Dialect, Problem};
@@ -146,8 +147,8 @@ async fn on_parse_thread<T: Send + 'static>(
 }
 
 fn answer(app: &App, options: WriteOptions, written: &Written) -> Response {
-    app.metrics.rows.fetch_add(written.rows, Relaxed);
-    app.metrics.lines_refused.fetch_add(written.rejected_total, Relaxed);
+    app.metrics.rows.fetch_add(written.rows as u64, Relaxed);
+    app.metrics.lines_refused.fetch_add(written.rejected_total as u64, Relaxed);
     let mut response = if written.rejected_total == 0 {
         StatusCode::NO_CONTENT.into_response()
     } else {
@@ -158,23 +159,4 @@ fn answer(app: &App, options: WriteOptions, written: &Written) -> Response {
         response.headers_mut().insert(DURABILITY, HeaderValue::from_static(durability));
     }
     response
-}
-
-/// `/api/v1/flush`: answers when everything buffered (of `db`, if given) is committed.
-pub(crate) async fn flush(State(app): State<Arc<App>>, request: Request) -> Response {
-    let params = Params::parse(request.uri().query().unwrap_or_default().as_bytes());
-    let outcome = async {
-        let database = params.get("db")?;
-        if let Some(name) = database {
-            names::check_database(name)?;
-        }
-        app.database.flush(database).await.map_err(|error| error.into_problem())
-    };
-    match outcome.await {
-        Ok(done) => axum::Json(serde_json::json!({
-            "tables": done.tables, "rows": done.rows, "files": done.files, "bytes": done.bytes,
-        }))
-        .into_response(),
-        Err(problem) => problem.respond(Dialect::Weir),
-    }
 }

@@ -18,9 +18,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use weir_base::{ByteSize, Kind, OsRandom, Retry, SystemClock};
-use weir_server::database::{
-    Chunks, Component, Flushed, Precision, QueryRequest, Rejected, Sample, State, WriteOptions, WriteSession, Written,
-};
+use weir_engine::compact::Compacted;
+use weir_engine::flush::Flushed;
+use weir_engine::ingest::{WriteOptions, Written};
+use weir_engine::lp::{Precision, Rejected};
+use weir_server::database::{Answer, Component, QueryRequest, Running, Sample, State, WriteSession};
 use weir_server::{App, Config, Database, Error, Server, router};
 
 const TEST_TIME: Duration = Duration::from_secs(60);
@@ -67,14 +69,14 @@ impl WriteSession for DoubleWrite {
             .enumerate()
             .filter(|(_, line)| bad(line))
             .map(|(index, line)| Rejected {
-                line_number: index as u64 + 1,
+                line_number: index + 1,
                 reason: "it is bad".into(),
                 original_line: line.into(),
             })
             .collect();
-        let rejected_total = rejected.len() as u64;
+        let rejected_total = rejected.len();
         let kept = rejected.is_empty() || self.options.accept_partial;
-        let rows = if kept { text.lines().count() as u64 - rejected_total } else { 0 };
+        let rows = if kept { text.lines().count() - rejected_total } else { 0 };
         if kept {
             self.double.committed.lock().unwrap().push((self.database, self.options, self.text));
         }
@@ -92,7 +94,7 @@ impl Database for Shared {
         Ok(Box::new(DoubleWrite { double: Arc::clone(&self.0), database: database.into(), options, text: Vec::new() }))
     }
 
-    async fn query(&self, request: QueryRequest) -> Result<Chunks, Error> {
+    async fn query(&self, request: QueryRequest) -> Result<Answer, Error> {
         if request.sql == "panic" {
             panic!("asked for");
         }
@@ -100,11 +102,25 @@ impl Database for Shared {
             return Err(Error::new(Kind::NotFound, "database 'nowhere' does not exist"));
         }
         let told = serde_json::json!([{"db": request.database, "q": request.sql, "params": request.params}]);
-        Ok(futures::stream::iter([Ok(Bytes::from(told.to_string()))]).boxed())
+        let chunks = futures::stream::iter([Ok(Bytes::from(told.to_string()))]).boxed();
+        Ok(Answer { id: "query-1".into(), chunks })
     }
 
     async fn flush(&self, _database: Option<&str>) -> Result<Flushed, Error> {
-        Ok(Flushed { tables: 1, rows: 2, files: 3, bytes: 4 })
+        Ok(Flushed { tables: 1, rows: 2 })
+    }
+
+    async fn compact(&self, _database: &str, _table: Option<&str>) -> Result<Compacted, Error> {
+        Err(Error::new(Kind::NotFound, "table 'x' does not exist"))
+    }
+
+    fn queries(&self) -> Vec<Running> {
+        let elapsed = Duration::from_millis(1500);
+        vec![Running { id: "query-1".into(), database: "d".into(), sql: "SELECT 1".into(), running: true, elapsed }]
+    }
+
+    fn cancel_query(&self, id: &str) -> bool {
+        id == "query-1"
     }
 
     fn components(&self) -> Vec<Component> {
@@ -158,9 +174,9 @@ async fn each_dialect_names_its_database_and_precision() {
     for (uri, database, precision) in [
         ("/write?db=a&precision=ms", "a", Precision::Millisecond),
         ("/write?db=a&rp=autogen&precision=h&u=x&p=y", "a", Precision::Hour),
-        ("/write?db=a&rp=week", "a/week", Precision::Nanosecond),
+        ("/write?db=a&rp=week", "a.week", Precision::Nanosecond),
         ("/api/v2/write?bucket=a&org=o&precision=us", "a", Precision::Microsecond),
-        ("/api/v2/write?bucket=a/week&org=o", "a/week", Precision::Nanosecond),
+        ("/api/v2/write?bucket=a/week&org=o", "a.week", Precision::Nanosecond),
         ("/api/v3/write_lp?db=a&precision=second", "a", Precision::Second),
     ] {
         let double = Arc::new(Double::default());
@@ -188,7 +204,7 @@ async fn bad_requests_are_refused_before_a_write_begins() {
         "/api/v2/write?org=o",
         "/api/v2/write?bucket=a/b/c",
         "/api/v2/write?bucket=a&precision=m",
-        "/api/v3/write_lp?db=a&precision=auto",
+        "/api/v3/write_lp?db=a&precision=minute",
         "/api/v3/write_lp?db=a&no_sync=perhaps",
     ] {
         let (status, _, body) = send(&app, post(uri, "m v=1\n")).await;
@@ -424,7 +440,7 @@ async fn queries_come_by_get_post_and_form_and_a_panic_is_a_500() {
         let (status, head, body) = send(&app, request).await;
         assert_eq!((status, &body[0]["q"]), (200, &"SELECT 1".into()), "{body}");
         assert_eq!(head.headers()["content-type"], "application/json");
-        assert_eq!(head.headers()["weir-query-id"], head.headers()["x-request-id"]);
+        assert_eq!(head.headers()["weir-query-id"], "query-1");
     }
     for (body, status) in [
         (r#"{"db":"nowhere","q":"SELECT 1"}"#, 404),
@@ -439,6 +455,24 @@ async fn queries_come_by_get_post_and_form_and_a_panic_is_a_500() {
         assert!(told["error"]["message"].is_string(), "{told}");
     }
     assert_eq!(send(&app, json(r#"{"db":"d","q":"SELECT 1"}"#)).await.0, 200, "a panic takes nobody with it");
+}
+
+#[tokio::test]
+async fn upkeep_flushes_compacts_lists_and_cancels() {
+    let double = Arc::new(Double::default());
+    let app = app(&double, Config::default());
+    let ask = async |method: &str, uri: &str| {
+        send(&app, Request::builder().method(method).uri(uri).body(Body::empty()).unwrap()).await
+    };
+    let (status, _, body) = ask("POST", "/api/v1/flush").await;
+    assert_eq!((status, &body["rows"]), (200, &2.into()));
+    assert_eq!(ask("POST", "/api/v1/flush?db=..").await.0, 400);
+    assert_eq!(ask("POST", "/api/v1/compact?db=d&table=x").await.0, 404);
+    assert_eq!(ask("POST", "/api/v1/compact").await.0, 400);
+    let (_, _, listed) = ask("GET", "/api/v1/queries").await;
+    assert_eq!((&listed[0]["state"], &listed[0]["elapsed_ms"]), (&"running".into(), &1500.into()));
+    assert_eq!(ask("DELETE", "/api/v1/queries/query-1").await.0, 204);
+    assert_eq!(ask("DELETE", "/api/v1/queries/query-2").await.0, 404);
 }
 
 /// A server on a free port, and the token that stops it.

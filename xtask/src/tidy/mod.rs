@@ -44,11 +44,12 @@ impl fmt::Display for Finding {
 
 /// Every finding in a tree, in order of file and line.
 pub fn findings(tree: &Tree) -> Vec<Finding> {
-    let rules: [fn(&Tree) -> Vec<Finding>; 9] = [
+    let rules: [fn(&Tree) -> Vec<Finding>; 10] = [
         arrows::check,
         arrows::check_lints,
         paths::check_exist,
         paths::check_machine,
+        paths::check_settings,
         length::check,
         names::check_headers,
         names::check_drawers,

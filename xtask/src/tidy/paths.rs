@@ -5,6 +5,9 @@ use super::{Finding, Tree};
 /// A path under one of these is meant to be in the tree.
 const ROOMS: [&str; 9] = ["crates/", "docs/", "bench/", "sim/", "xtask/", "fuzz/", "examples/", ".ci/", ".cargo/"];
 
+/// The commented defaults of all settings.
+const DEFAULTS: &str = "crates/cli/src/config/default.toml";
+
 /// Folders of single machines. In two pieces each, so that this list does not find itself.
 const MACHINE: [(&str, &str); 6] =
     [("/wo", "rk/"), ("/ro", "ot/"), ("/ho", "me/"), ("/Us", "ers/"), ("/tmp/", "slot"), ("/opt/", "wheels")];
@@ -33,6 +36,40 @@ pub(super) fn check_exist(tree: &Tree) -> Vec<Finding> {
             for name in pages(line) {
                 if !exists(tree, name) {
                     findings.push(Finding::new(path, index + 1, format!("names {name:?}, which does not exist")));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Every setting that a page names (`limits.body_bytes_max`) is in the commented defaults.
+pub(super) fn check_settings(tree: &Tree) -> Vec<Finding> {
+    let defaults = tree.text(DEFAULTS);
+    let sections: Vec<&str> = defaults.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']')).collect();
+    let mut known = Vec::new();
+    let mut section = "";
+    for line in defaults.lines() {
+        section = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(section);
+        if let Some((name, _)) = line.trim_start_matches("# ").split_once(" = ") {
+            known.push(format!("{section}.{name}"));
+        }
+    }
+    let mut findings = Vec::new();
+    for (path, text) in tree.ending_in(".md") {
+        for (index, line) in outside_fences(text) {
+            for word in line.split('`').skip(1).step_by(2) {
+                let is_setting = word.split_once('.').is_some_and(|(section, name)| {
+                    sections.contains(&section)
+                        && name.contains('_')
+                        && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+                });
+                if is_setting && !known.iter().any(|name| name == word) {
+                    findings.push(Finding::new(
+                        path,
+                        index,
+                        format!("names the setting {word:?}, which does not exist"),
+                    ));
                 }
             }
         }
@@ -163,6 +200,16 @@ mod tests {
         assert_eq!(found(page, &[]).len(), 3);
         let source = [("crates/engine/src/lib.rs", "//! see `docs/formats/gone.md`.\n")];
         assert_eq!(found("", &source), ["names \"docs/formats/gone.md\", which does not exist"]);
+    }
+
+    #[test]
+    fn missing_settings_fail() {
+        let defaults = "[limits]\nbody_max = 1\n# text_max = 2\n[engine]\nflush_bytes = 3\n";
+        let page =
+            "`limits.body_max` `limits.text_max` `engine.flush_bytes` `weir.toml` `engine.rs`\n`limits.flush_bytes`";
+        let found = check_settings(&Tree::of(&[(DEFAULTS, defaults), ("docs/guide/limits.md", page)]));
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].line, found[0].message.contains("limits.flush_bytes")), (2, true));
     }
 
     #[test]

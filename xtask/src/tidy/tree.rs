@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context;
+use serde_json::Value;
 
 use crate::shell;
 
@@ -101,14 +102,47 @@ impl Tree {
 fn packages(root: &Path) -> anyhow::Result<Vec<Package>> {
     let mut metadata = shell::cargo();
     metadata.args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).current_dir(root);
-    let metadata: serde_json::Value = serde_json::from_str(&shell::output(&mut metadata)?)?;
+    packages_of(&serde_json::from_str(&shell::output(&mut metadata)?)?, root)
+}
+
+fn packages_of(metadata: &Value, root: &Path) -> anyhow::Result<Vec<Package>> {
     let mut packages = Vec::new();
     for package in metadata["packages"].as_array().context("cargo metadata has no packages")? {
         let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
         let manifest = manifest.strip_prefix(root).unwrap_or(manifest).to_string_lossy();
-        let uses: Vec<&str> =
-            package["dependencies"].as_array().into_iter().flatten().filter_map(|used| used["name"].as_str()).collect();
+        let uses: Vec<&str> = package["dependencies"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|used| used["kind"] != "dev" || used["name"] != "weir-sim")
+            .filter_map(|used| used["name"].as_str())
+            .collect();
         packages.push(Package::new(package["name"].as_str().unwrap_or_default(), &manifest, &uses));
     }
     Ok(packages)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tests_may_use_the_simulator_and_nothing_else_that_is_not_said() {
+        let metadata = json!({ "packages": [{
+            "name": "weir-journal",
+            "manifest_path": "/a/crates/journal/Cargo.toml",
+            "dependencies": [
+                { "name": "weir-base", "kind": null },
+                { "name": "weir-engine", "kind": "dev" },
+                { "name": "weir-sim", "kind": "dev" },
+            ],
+        }] });
+        let packages = packages_of(&metadata, Path::new("/a")).unwrap();
+        assert_eq!(packages[0].room(), "journal");
+        assert_eq!(packages[0].uses.iter().collect::<Vec<_>>(), ["weir-base", "weir-engine"]);
+        let built = json!({ "packages": [{ "dependencies": [{ "name": "weir-sim", "kind": "build" }] }] });
+        assert_eq!(packages_of(&built, Path::new("/a")).unwrap()[0].uses.len(), 1);
+    }
 }

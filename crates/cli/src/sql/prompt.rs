@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::{Args, Command, Format, columns_of, command, show, split, TABLES};
+use super::{Args, Command, Format, TABLES, columns_of, command, show, split};
 use crate::exit::Exit;
 use crate::folder::history_file;
 use crate::session::{Purpose, Session};
@@ -46,7 +46,8 @@ impl Prompt {
             let _ = editor.load_history(path);
         }
         loop {
-            let sign = if self.held.is_empty() { format!("{}=> ", self.database) } else { format!("{}-> ", self.database) };
+            let sign =
+                if self.held.is_empty() { format!("{}=> ", self.database) } else { format!("{}-> ", self.database) };
             // The editor blocks its thread, which belongs to the prompt alone.
             match tokio::task::block_in_place(|| editor.readline(&sign)) {
                 Ok(line) => {

@@ -49,7 +49,9 @@ fn statement_end(text: &str) -> Option<usize> {
 
 /// The end of a comment that begins at `at`; that of the text when it is not closed.
 fn comment_end(bytes: &[u8], at: usize) -> Option<usize> {
-    let find = |end: &[u8]| memchr::memmem::find(&bytes[at + 2..], end).map_or(bytes.len(), |found| at + 2 + found + end.len());
+    let find = |end: &[u8]| {
+        memchr::memmem::find(&bytes[at + 2..], end).map_or(bytes.len(), |found| at + 2 + found + end.len())
+    };
     match bytes.get(at..at + 2)? {
         b"--" => Some(find(b"\n")),
         b"/*" => Some(find(b"*/")),

@@ -41,11 +41,10 @@ impl<R: Read> Batches<R> {
     pub(crate) fn next(&mut self) -> io::Result<Option<Batch>> {
         while !self.ended && (self.held.len() < BATCH_BYTES || self.whole == 0) {
             if self.held.len() - self.whole > LINE_BYTES_MAX {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, format!(
-                    "line {} is longer than {} MiB",
-                    self.next_line,
-                    LINE_BYTES_MAX >> 20
-                )));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("line {} is longer than {} MiB", self.next_line, LINE_BYTES_MAX >> 20),
+                ));
             }
             self.fill()?;
         }

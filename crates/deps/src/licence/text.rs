@@ -60,8 +60,9 @@ const ISC_NOTICE: &str = "provided that the above copyright notice and this perm
 
 const RULES: &[Rule] = &[
     text("MIT", &[MIT_GRANT, MIT_NOTICE], &["shall be used for good not evil"]),
+    text("MIT", &[MIT_GRANT, "permission notice including the next paragraph shall be included in all copies"], &[]),
     text("JSON", &[MIT_GRANT, "shall be used for good not evil"], &[]),
-    text("MIT-0", &[MIT_GRANT], &[MIT_NOTICE]),
+    text("MIT-0", &[MIT_GRANT], &[MIT_NOTICE, "permission notice including the next paragraph"]),
     text(
         "BSD-3-Clause",
         &[BSD_SOURCE, BSD_BINARY, ENDORSE],
@@ -127,7 +128,8 @@ const RULES: &[Rule] = &[
     text(
         "MIT-CMU",
         &[
-            "permission to use copy modify and distribute this software and its associated documentation for any purpose and without fee",
+            "by obtaining using and or copying this software and or its associated documentation you agree",
+            "permission to use copy modify and distribute this software and its",
         ],
         &[],
     ),
@@ -181,6 +183,10 @@ fn drop_implied(found: &mut Vec<(String, f32)>) {
     // The LGPL 3 is a supplement to the GPL 3 and is shipped together with it.
     if has("LGPL-3.0-only", found) {
         found.retain(|(id, _)| id != "GPL-3.0-only");
+    }
+    // Python's own file ends with the zero-clause licence of the examples in its documentation.
+    if has("PSF-2.0", found) {
+        found.retain(|(id, _)| id != "0BSD");
     }
 }
 

@@ -51,18 +51,30 @@ pub(super) fn append(bytes: &[u8], mut at: usize, mut number: u64) -> (u64, usiz
     (number, at)
 }
 
-/// A whole number with an optional sign and at most 18 digits, and where it ends; `None` for anything else, which
+/// A whole number with an optional minus and at most 18 digits, and where it ends; `None` for anything else, which
 /// [`signed`] then judges.
 #[inline(always)]
 pub(super) fn short_signed(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
     let negative = *bytes.get(at)? == b'-';
-    let start = at + usize::from(negative);
-    let (number, end) = append(bytes, start, 0);
-    if end == start || end - start > 18 {
-        return None;
-    }
+    let (number, end) = short_unsigned(bytes, at + usize::from(negative))?;
     let number = number as i64;
     Some((if negative { -number } else { number }, end))
+}
+
+/// As [`short_signed`], without a sign.
+#[inline(always)]
+pub(super) fn short_unsigned(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
+    if let Some(word) = word(bytes, at) {
+        let digits = count(word);
+        if digits == 0 {
+            return None;
+        }
+        if digits < 8 {
+            return Some((value(word, digits), at + digits));
+        }
+    }
+    let (number, end) = append(bytes, at, 0);
+    (end > at && end - at <= 18).then_some((number, end))
 }
 
 /// The signed number that all of `text` spells; `None` when it is none or does not fit.

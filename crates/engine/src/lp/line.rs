@@ -24,8 +24,10 @@ pub(super) struct Body<'a> {
     heads: Heads,
     pub(super) budget: Budget,
     split: Split,
-    /// The canonical key, or the canonical head, of the line's new series.
+    /// Of the line's new series: its canonical key, the hash of its spelling, and whether its tags are those of the last.
     key: Vec<u8>,
+    head_hash: u64,
+    same_shape: bool,
     /// A text without its escapes.
     text: Vec<u8>,
 }
@@ -71,6 +73,8 @@ impl<'a> Body<'a> {
             budget: Budget { held: 0, max: options.bytes_max },
             split: Split::default(),
             key: Vec::new(),
+            head_hash: 0,
+            same_shape: false,
             text: Vec::new(),
             options,
         }
@@ -92,7 +96,7 @@ impl<'a> Body<'a> {
             Series::New(table) => table,
         };
         let mark = self.tables[table as usize].mark();
-        let mut trace = Trace { table, new_table: false, mark, chain: self.tables[table as usize].chain() };
+        let mut trace = Trace { table, new_table: false, mark, chain: Chain::new() };
         if let Series::New(_) = series {
             trace.new_table = self.tables[table as usize].rows() == 0;
         }
@@ -181,27 +185,38 @@ impl<'a> Body<'a> {
         if head.len() > self.options.line_bytes_max {
             return Err(Stop::Refused(Box::new(self.too_long())));
         }
-        if let Some(number) = self.heads.find(head, self.heads.hash(head)) {
+        self.head_hash = self.heads.hash(head);
+        if let Some(number) = self.heads.find(head, self.head_hash) {
             return Ok((Series::Known(number), end));
         }
         self.split.split(head, &self.options)?;
         self.key.clear();
-        self.split.canonical(head, &mut self.key)?;
-        let table = self.table(&head[..self.split.name_end])?;
+        let name = unescape(&head[..self.split.name_end]);
+        let Ok(name) = std::str::from_utf8(&name) else { return refuse("the line is not UTF-8") };
+        let known = self.by_name.get(name).copied();
+        match known.map(|number| self.tables[number as usize].shape()) {
+            Some(shape) if self.split.has_shape(head, shape) => {
+                self.same_shape = true;
+                self.split.canonical_as(head, shape, &mut self.key);
+            }
+            _ => {
+                self.same_shape = false;
+                self.split.canonical(head, &mut self.key)?;
+            }
+        }
+        let table = match known {
+            Some(number) => number,
+            None => self.new_table(name)?,
+        };
         Ok((Series::New(table), end))
     }
 
-    /// The table of the measurement spelled `raw`; it is made when the body did not have it.
-    fn table(&mut self, raw: &[u8]) -> Step<u32> {
-        let name = unescape(raw);
-        let Ok(name) = std::str::from_utf8(&name) else { return refuse("the line is not UTF-8") };
-        if let Some(&number) = self.by_name.get(name) {
-            return Ok(number);
-        }
+    /// Adds a table to the body.
+    fn new_table(&mut self, name: &str) -> Step<u32> {
         if self.tables.len() >= self.options.tables_max {
             return refuse(format!("more than {} measurements in a body (limit tables_max)", self.options.tables_max));
         }
-        let table = Table::new(name.to_owned(), raw, self.schemas.schema(name), self.options.seed);
+        let table = Table::new(name.to_owned(), self.schemas.schema(name), self.options.seed);
         self.budget.take(table.held())?;
         let number = u32::try_from(self.tables.len()).expect("bounded by the limit on tables");
         self.tables.push(table);
@@ -211,78 +226,60 @@ impl<'a> Body<'a> {
 
     /// Checks the tags of a new series against the columns of its table.
     fn add_tags(&mut self, number: u32, head: &[u8]) -> Step<()> {
+        if self.same_shape {
+            return Ok(());
+        }
         let table = &mut self.tables[number as usize];
-        // The tags of new series are mostly those of the last new one, which were checked.
-        let mut same = 0;
         for key in self.split.keys(head) {
-            let begins = table.tags_before.get(same..).is_some_and(|before| before.starts_with(key));
-            if begins && table.tags_before.get(same + key.len()) == Some(&b'=') {
-                same += key.len() + 1;
-                continue;
-            }
             let name = unescape(key);
             let Ok(name) = std::str::from_utf8(&name) else { return refuse("the line is not UTF-8") };
             table.add_tag(name, &self.options, &mut self.budget)?;
-            table.tags_before.truncate(same);
-            table.tags_before.extend_from_slice(key);
-            table.tags_before.push(b'=');
-            same = table.tags_before.len();
         }
-        Ok(())
+        table.keep_shape(&self.split, head, &mut self.budget)
     }
 
-    /// Adds the new series of an accepted line: its canonical head, when no other spelling brought that before, and this
-    /// spelling of it.
+    /// Adds the new series of an accepted line, when no other spelling brought it before, and this spelling of it.
     fn insert(&mut self, number: u32, head: &[u8]) -> Step<u32> {
         let table = &mut self.tables[number as usize];
-        let key_len = self.key.len();
-        let canonical = &mut self.text;
-        canonical.clear();
-        canonical.extend_from_slice(&table.raw_name);
-        if key_len > 0 {
-            canonical.push(b',');
-            canonical.extend_from_slice(&self.key);
-        }
-        let hash = self.heads.hash(canonical);
-        let known = self.heads.find(canonical, hash);
-        let own = canonical == head;
-        let series = match known {
-            Some(known) => self.heads.get(known).series,
-            None => u32::try_from(table.series_count()).expect("a series takes bytes of a body under 4 GiB"),
-        };
-        let mut number_of_head = known;
-        if known.is_none() {
-            self.budget.take(table.keys.growth(key_len) + self.heads.growth(canonical.len()) + 8)?;
-            table.keys.push(&self.key);
-            number_of_head = Some(self.heads.insert(canonical, hash, number, series));
-        }
-        if !own {
-            self.budget.take(self.heads.growth(head.len()))?;
-            let hash = self.heads.hash(head);
-            number_of_head = Some(self.heads.insert(head, hash, number, series));
-        }
-        Ok(number_of_head.expect("found or inserted"))
+        let series = table.series_of(&self.key, self.heads.hash(&self.key), &mut self.budget)?;
+        self.budget.take(self.heads.growth(head.len()))?;
+        Ok(self.heads.insert(head, self.head_hash, number, series))
     }
 
     /// Reads the fields that begin at `at`; the answer is where the byte behind them stands.
     #[inline(always)]
     fn fields(&mut self, bytes: &[u8], mut at: usize, trace: &mut Trace, newlines: &mut usize) -> Step<usize> {
+        let mut chain = trace.chain;
         loop {
             let table = &mut self.tables[trace.table as usize];
-            at = match table.predict(trace.chain, bytes, at) {
-                Some((number, value)) => {
-                    let column = table.open(&mut trace.chain, number)?;
-                    match quick(bytes, value, column) {
-                        Some(end) => end,
-                        None => {
-                            let (value, end) = read(bytes, value, &mut self.text, newlines)?;
-                            append(column, value, &mut self.budget)?;
-                            end
-                        }
+            let row = table.rows();
+            let (columns, mut expected) = table.columns();
+            if let Some(last) = columns.get(chain.last()) {
+                expected = last.next;
+            }
+            // As long as the fields are those of the line before, the table is not looked at again.
+            while let Some(column) = columns.get_mut(expected as usize)
+                && let Some(value) = column.begins(bytes, at)
+            {
+                column.ready(row)?;
+                at = match quick(bytes, value, column) {
+                    Some(end) => end,
+                    None => {
+                        let (value, end) = read(bytes, value, &mut self.text, newlines)?;
+                        append(column, value, &mut self.budget)?;
+                        end
                     }
+                };
+                chain.add(expected);
+                trace.chain = chain;
+                if bytes[at] != b',' {
+                    return Ok(at);
                 }
-                None => self.field(bytes, at, trace, newlines)?,
-            };
+                at += 1;
+                expected = column.next;
+            }
+            at = self.field(bytes, at, trace, newlines)?;
+            chain = trace.chain;
             if bytes[at] != b',' {
                 return Ok(at);
             }
@@ -321,8 +318,8 @@ impl<'a> Body<'a> {
         let negative = bytes[at] == b'-';
         let start = at + usize::from(negative);
         let (number, end) = digits::append(bytes, start, 0);
-        if end - start > 18 {
-            // 19 digits may overflow, more may only when they are not zeros: let the standard library judge.
+        // 19 digits fit 64 bits, but maybe not with a sign; more fit only when they begin with zeros.
+        if end - start > 19 || number > i64::MAX as u64 {
             let Some(time) = digits::signed(&bytes[at..end]) else {
                 return refuse(format!("time '{}' does not fit 64 bits", show(&bytes[at..end])));
             };
@@ -371,6 +368,26 @@ fn quick(bytes: &[u8], at: usize, column: &mut Column) -> Option<usize> {
             values.push(number);
             end + 1
         }
+        Values::U64(values) => {
+            let (number, end) = digits::short_unsigned(bytes, at)?;
+            if bytes[end] != b'u' || !ends_value(bytes[end + 1]) {
+                return None;
+            }
+            values.push(number);
+            end + 1
+        }
+        Values::Bool(values) => {
+            let bit = match bytes[at] {
+                b't' | b'T' => true,
+                b'f' | b'F' => false,
+                _ => return None,
+            };
+            if !ends_value(bytes[at + 1]) {
+                return None;
+            }
+            values.push(bit);
+            at + 1
+        }
         Values::F64(values) => {
             let (number, end) = float::parse(bytes, at)?;
             if !ends_value(bytes[end]) {
@@ -379,7 +396,7 @@ fn quick(bytes: &[u8], at: usize, column: &mut Column) -> Option<usize> {
             values.push(number);
             end
         }
-        _ => return None,
+        Values::Str(_) => return None,
     };
     column.appended();
     Some(end)

@@ -39,6 +39,7 @@ mod heads;
 mod line;
 mod precision;
 mod refusal;
+mod scan;
 mod table;
 mod tags;
 
@@ -272,7 +273,11 @@ impl<'a> Parser<'a> {
     /// Parses whole lines; the answer is where the first line begins that is not whole after all, because its last newline
     /// stands in a quoted text.
     fn lines(&mut self, bytes: &[u8]) -> usize {
-        let checked = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
+        let checked = if bytes.is_ascii() {
+            bytes.len()
+        } else {
+            std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len)
+        };
         let mut at = 0;
         while at < bytes.len() {
             if bytes[at] <= b'#' {

@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::refusal::{Step, Stop, refuse, show};
+use super::tags::{Shape, Split};
 use super::{Options, ParsedTable};
 use crate::rows::{Bits, Field, Keys, Rows, Values};
 use crate::schema::{FieldType, Role, SchemaRef, check_column_name, role_word};
@@ -50,7 +51,7 @@ pub(super) struct Column {
     words: [u64; 4],
     masks: [u64; 4],
     /// The column that followed this one in the last line.
-    next: u32,
+    pub(super) next: u32,
     /// Rows that the column has a value for, or a filler.
     len: usize,
     pub(super) values: Values,
@@ -65,15 +66,15 @@ pub(super) struct Column {
 #[derive(Debug)]
 pub(super) struct Table {
     name: String,
-    /// The spelling of the measurement that canonical heads begin with.
-    pub(super) raw_name: Vec<u8>,
     schema: Option<SchemaRef>,
     /// Columns that the schema lacks, in order of appearance, and by name.
     new_columns: Vec<(String, Role)>,
     new_roles: HashMap<String, Role>,
-    /// Tag keys as they stood in the last new series, each followed by `=`.
-    pub(super) tags_before: Vec<u8>,
-    pub(super) keys: Keys,
+    /// The tag keys of the last new series.
+    shape: Shape,
+    keys: Keys,
+    /// Hashes and numbers of the series.
+    by_key: HashTable<(u64, u32)>,
     series: Vec<u32>,
     times: Vec<i64>,
     columns: Vec<Column>,
@@ -102,6 +103,26 @@ pub(super) struct Chain {
     written: usize,
 }
 
+impl Chain {
+    /// The beginning of a line.
+    pub(super) fn new() -> Self {
+        Self { last: NONE, written: 0 }
+    }
+
+    /// The number of the column written last; none has it at the beginning.
+    #[inline(always)]
+    pub(super) fn last(self) -> usize {
+        self.last as usize
+    }
+
+    /// Says that the column `number` was written, and is expected at this place in the next line.
+    #[inline(always)]
+    pub(super) fn add(&mut self, number: u32) {
+        self.last = number;
+        self.written += 1;
+    }
+}
+
 impl Column {
     fn new(raw: &[u8], name: String, values: Values, capacity: usize) -> Self {
         let (mut words, mut masks) = ([0; 4], [0; 4]);
@@ -126,7 +147,7 @@ impl Column {
 
     /// Whether the bytes at `at` are this column's name and `=`; where the value begins then.
     #[inline(always)]
-    fn begins(&self, bytes: &[u8], at: usize) -> Option<usize> {
+    pub(super) fn begins(&self, bytes: &[u8], at: usize) -> Option<usize> {
         let same = match bytes.get(at..at + 32) {
             Some(window) if self.raw.len() <= 32 => {
                 let mut other = 0;
@@ -141,7 +162,14 @@ impl Column {
         same.then_some(at + self.raw.len())
     }
 
-    /// Readies the column for the value of row `row`: fills rows it lacked.
+    /// Readies the column for the value of row `row`.
+    #[inline(always)]
+    pub(super) fn ready(&mut self, row: usize) -> Step<()> {
+        if self.len == row { Ok(()) } else { self.fill(row) }
+    }
+
+    /// Fills rows that the column lacked.
+    #[inline(never)]
     fn fill(&mut self, row: usize) -> Step<()> {
         if self.len > row {
             return refuse(format!("field '{}' stands twice in the line", self.name));
@@ -199,15 +227,15 @@ impl Column {
 }
 
 impl Table {
-    pub(super) fn new(name: String, raw_name: &[u8], schema: Option<SchemaRef>, seed: u64) -> Self {
+    pub(super) fn new(name: String, schema: Option<SchemaRef>, seed: u64) -> Self {
         Self {
             name,
-            raw_name: raw_name.to_vec(),
             schema,
             new_columns: Vec::new(),
             new_roles: HashMap::new(),
-            tags_before: Vec::new(),
+            shape: Shape::default(),
             keys: Keys::default(),
+            by_key: HashTable::new(),
             series: Vec::new(),
             times: Vec::new(),
             columns: Vec::new(),
@@ -224,18 +252,39 @@ impl Table {
         &self.name
     }
 
-    /// Bytes of memory that a table takes before it has columns and rows.
+    /// Bytes of memory that a table takes besides columns, series and rows.
     pub(super) fn held(&self) -> usize {
-        2 * size_of::<Self>() + 2 * self.name.len() + self.raw_name.len() + 256
+        2 * size_of::<Self>() + 2 * self.name.len() + self.shape.bytes() + 256
     }
 
     pub(super) fn rows(&self) -> usize {
         self.times.len()
     }
 
-    /// Number of series.
-    pub(super) fn series_count(&self) -> usize {
-        self.keys.len()
+    /// The tag keys of the last new series.
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Keeps the tag keys of a new series.
+    pub(super) fn keep_shape(&mut self, split: &Split, head: &[u8], budget: &mut Budget) -> Step<()> {
+        let before = self.shape.bytes();
+        split.keep_shape(head, &mut self.shape);
+        budget.take(self.shape.bytes() - before)
+    }
+
+    /// The number of the series with the canonical `key`, which is added when it is new.
+    pub(super) fn series_of(&mut self, key: &[u8], hash: u64, budget: &mut Budget) -> Step<u32> {
+        let known = self.by_key.find(hash, |&(other, number)| other == hash && self.keys.get(number as usize) == key);
+        if let Some(&(_, number)) = known {
+            return Ok(number);
+        }
+        // Its end among the keys, and its entry in the index, each twice for what growing leaves free.
+        budget.take(self.keys.growth(key.len()) + 2 * (4 + 20))?;
+        let number = u32::try_from(self.keys.len()).expect("a series takes bytes of a body under 4 GiB");
+        self.keys.push(key);
+        self.by_key.insert_unique(hash, (hash, number), |&(hash, _)| hash);
+        Ok(number)
     }
 
     pub(super) fn mark(&self) -> Mark {
@@ -291,18 +340,10 @@ impl Table {
         }
     }
 
-    /// The beginning of a line's chain of columns.
+    /// The columns and, for the first field of a line, the number of the one to expect.
     #[inline(always)]
-    pub(super) fn chain(&self) -> Chain {
-        Chain { last: NONE, written: 0 }
-    }
-
-    /// The column that followed in the line before, when its name stands at `at`: its number and where its value begins.
-    #[inline(always)]
-    pub(super) fn predict(&self, chain: Chain, bytes: &[u8], at: usize) -> Option<(u32, usize)> {
-        let number = self.columns.get(chain.last as usize).map_or(self.first, |column| column.next);
-        let value = self.columns.get(number as usize)?.begins(bytes, at)?;
-        Some((number, value))
+    pub(super) fn columns(&mut self) -> (&mut [Column], u32) {
+        (&mut self.columns, self.first)
     }
 
     /// The column whose name is spelled `raw`.
@@ -345,19 +386,15 @@ impl Table {
         Ok(number)
     }
 
-    /// The column `number`, ready for the value of the row being written.
-    #[inline(always)]
+    /// The column `number`, ready for the value of the row being written; it is expected here in the next line.
     pub(super) fn open(&mut self, chain: &mut Chain, number: u32) -> Step<&mut Column> {
         let row = self.times.len();
-        if self.columns[number as usize].len != row {
-            self.columns[number as usize].fill(row)?;
-        }
+        self.columns[number as usize].ready(row)?;
         match self.columns.get_mut(chain.last as usize) {
             Some(last) => last.next = number,
             None => self.first = number,
         }
-        chain.last = number;
-        chain.written += 1;
+        chain.add(number);
         Ok(&mut self.columns[number as usize])
     }
 
@@ -388,7 +425,7 @@ impl Table {
             self.row_bits -= bits;
             budget.give(column.held + self.capacity * bits / 8);
         }
-        self.tags_before.clear();
+        self.shape.clear();
         for (name, _) in self.new_columns.drain(mark.new_columns..) {
             self.new_roles.remove(&name);
             budget.give(role_bytes(&name));

@@ -125,6 +125,11 @@ impl Catalog {
         Arc::clone(&self.listing.read().expect("no panic under this lock"))
     }
 
+    #[cfg(test)]
+    pub(super) fn files(&self) -> usize {
+        self.log.state().files.len()
+    }
+
     /// Reads what other writers have committed since.
     pub(super) async fn refresh(&self) -> Result<Arc<Listing>> {
         let state = self.log.refresh().await?;
@@ -144,19 +149,24 @@ impl Catalog {
         Ok(Arc::clone(&slot))
     }
 
-    /// Makes sure that all of `tables` are live, in one commit, and returns their entries in the same order.
-    pub(super) async fn create(&self, tables: &[(String, String)]) -> Result<Vec<CatalogEntry>> {
-        self.change("create", |listing| {
-            let mut seen = HashSet::new();
-            let missing = tables.iter().filter(|key| listing.live(&key.0, &key.1).is_none() && seen.insert(*key));
-            let entry = |key: &(String, String)| self.entry(listing, key, TableState::Live, "create");
-            Ok(missing.map(entry).collect())
-        })
-        .await?;
+    /// Makes sure that all of `tables` are live, in one commit, and returns their entries in the same order, each with whether this
+    /// call made it.
+    pub(super) async fn create(&self, tables: &[(String, String)]) -> Result<Vec<(CatalogEntry, bool)>> {
+        let made = self
+            .change("create", |listing| {
+                let mut seen = HashSet::new();
+                let missing = tables.iter().filter(|key| listing.live(&key.0, &key.1).is_none() && seen.insert(*key));
+                let entry = |key: &(String, String)| self.entry(listing, key, TableState::Live, "create");
+                Ok(missing.map(entry).collect())
+            })
+            .await?;
+        let made: HashSet<&str> = made.iter().map(|entry| entry.folder.as_str()).collect();
         let listing = self.listing();
         let found = |(database, table): &(String, String)| {
             let dropped = || conflict(format!("table '{table}' of database '{database}' was dropped meanwhile"));
-            listing.live(database, table).cloned().ok_or_else(dropped)
+            let entry = listing.live(database, table).cloned().ok_or_else(dropped)?;
+            let new = made.contains(entry.folder.as_str());
+            Ok((entry, new))
         };
         tables.iter().map(found).collect()
     }

@@ -1,23 +1,25 @@
 //! Sorted rows into one Parquet file in memory, with the statistics that its `add` needs.
 //!
-//! Encodings were chosen by measurement: delta binary packing for times and integers, a dictionary for tags, zstd over all.
-//! Nothing here is beyond Spark's vectorized reader.
+//! Encodings were chosen by measurement: delta binary packing for times and integers, runs over a dictionary for tags, zstd over
+//! all. Nothing here is beyond Spark's vectorized reader.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::DataType;
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 use weir_base::Kind;
 
 use super::file::TagRange;
 use super::layout::{stored_schema, times, to_stored};
+use super::tags::{Extent, TagChunk, cut_max, cut_min};
 use crate::error::{Error, Result};
 use crate::schema::{FieldType, Role, SchemaRef, TIME, TIME_NS, TableSchema};
 
@@ -25,8 +27,6 @@ use crate::schema::{FieldType, Role, SchemaRef, TIME, TIME_NS, TableSchema};
 const ROW_GROUP_ROWS: usize = 512 << 10;
 const PAGE_ROWS: usize = 16 << 10;
 const ZSTD_LEVEL: i32 = 1;
-/// Statistics longer than this are cut.
-const STAT_BYTES_MAX: usize = 64;
 
 /// What a finished file holds.
 #[derive(Debug)]
@@ -39,22 +39,35 @@ pub(super) struct Encoded {
 }
 
 /// Writes batches of sorted rows into one file.
-#[derive(Debug)]
 pub(super) struct Encoder {
     schema: SchemaRef,
     sub_micro: bool,
-    writer: Option<ArrowWriter<Vec<u8>>>,
+    /// The stored layout, with the string type that the rows come in.
+    stored: Arc<Schema>,
+    file: Option<SerializedFileWriter<Vec<u8>>>,
+    group: Option<Group>,
     rows: u64,
     time_min: i64,
     time_max: i64,
-    tags: HashMap<String, Extent>,
+    /// One for each tag of the schema.
+    extents: Vec<Extent>,
 }
 
-#[derive(Debug, Default)]
-struct Extent {
-    min: Option<String>,
-    max: Option<String>,
-    nulls: u64,
+/// A row group in progress: one part for each column.
+struct Group {
+    columns: Vec<Part>,
+    rows: usize,
+}
+
+enum Part {
+    Tag(TagChunk),
+    Other(Box<ArrowColumnWriter>),
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").field("rows", &self.rows).finish_non_exhaustive()
+    }
 }
 
 fn failed(error: parquet::errors::ParquetError) -> Error {
@@ -63,16 +76,27 @@ fn failed(error: parquet::errors::ParquetError) -> Error {
 
 impl Encoder {
     pub(super) fn new(schema: SchemaRef, sub_micro: bool) -> Self {
-        let (time_min, time_max) = (i64::MAX, i64::MIN);
-        Self { schema, sub_micro, writer: None, rows: 0, time_min, time_max, tags: HashMap::new() }
+        let views = |field: &Arc<Field>| match field.data_type() {
+            DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+            _ => Arc::clone(field),
+        };
+        let stored = stored_schema(&schema, sub_micro).fields().iter().map(views).collect::<Vec<_>>();
+        let extents = vec![Extent::default(); schema.tags().count()];
+        Self {
+            schema,
+            sub_micro,
+            stored: Arc::new(Schema::new(stored)),
+            file: None,
+            group: None,
+            rows: 0,
+            time_min: i64::MAX,
+            time_max: i64::MIN,
+            extents,
+        }
     }
 
     /// Appends rows in the logical layout; they must follow all before in the sort order.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        if batch.num_rows() == 0 {
-            return Ok(());
-        }
-        let stored = to_stored(batch, &self.schema, self.sub_micro)?;
         let nanos = times(batch)?.values();
         let (mut low, mut high) = (self.time_min, self.time_max);
         for &time in nanos {
@@ -80,114 +104,135 @@ impl Encoder {
             high = high.max(time);
         }
         (self.time_min, self.time_max) = (low, high);
-        for (_, column) in self.schema.tags() {
-            let extent = self.tags.entry(column.name.clone()).or_default();
-            match batch.column_by_name(&column.name) {
-                Some(array) => extent.extend(array)?,
-                None => extent.nulls += batch.num_rows() as u64,
+        let stored = to_stored(batch, &self.schema, self.sub_micro)?;
+        let mut start = 0;
+        while start < stored.num_rows() {
+            let held = self.group.as_ref().map_or(0, |group| group.rows);
+            let rows = (stored.num_rows() - start).min(ROW_GROUP_ROWS - held);
+            self.write_part(&stored.slice(start, rows))?;
+            start += rows;
+            if held + rows == ROW_GROUP_ROWS {
+                self.close_group()?;
             }
         }
-        self.rows += batch.num_rows() as u64;
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            None => {
-                let options = ArrowWriterOptions::new()
-                    .with_properties(properties(&self.schema, self.sub_micro))
-                    .with_skip_arrow_metadata(true);
-                self.writer
-                    .insert(ArrowWriter::try_new_with_options(Vec::new(), stored.schema(), options).map_err(failed)?)
-            }
+        Ok(())
+    }
+
+    /// Appends rows that fit into the row group.
+    fn write_part(&mut self, stored: &RecordBatch) -> Result<()> {
+        let mut group = match self.group.take() {
+            Some(group) => group,
+            None => self.open_group().map_err(failed)?,
         };
-        writer.write(&stored).map_err(failed)
+        for ((part, field), array) in group.columns.iter_mut().zip(self.stored.fields()).zip(stored.columns()) {
+            part.write(field, array).map_err(failed)?;
+        }
+        group.rows += stored.num_rows();
+        self.rows += stored.num_rows() as u64;
+        self.group = Some(group);
+        Ok(())
+    }
+
+    fn open_group(&mut self) -> parquet::errors::Result<Group> {
+        let stored = Arc::clone(&self.stored);
+        let file = self.open_file()?;
+        let index = file.flushed_row_groups().len();
+        let factory = ArrowRowGroupWriterFactory::new(file, stored);
+        let writers = factory.create_column_writers(index)?;
+        let first = 1 + usize::from(self.sub_micro);
+        let is_tag = |index: usize| index >= first && self.schema.columns()[index - first].role == Role::Tag;
+        let part = |(index, writer)| {
+            if is_tag(index) { Part::Tag(TagChunk::default()) } else { Part::Other(Box::new(writer)) }
+        };
+        Ok(Group { columns: writers.into_iter().enumerate().map(part).collect(), rows: 0 })
+    }
+
+    fn open_file(&mut self) -> parquet::errors::Result<&mut SerializedFileWriter<Vec<u8>>> {
+        if self.file.is_none() {
+            let properties = properties(&self.schema, self.sub_micro);
+            let schema = ArrowSchemaConverter::new().convert(&self.stored)?;
+            let file = SerializedFileWriter::new(Vec::new(), schema.root_schema_ptr(), Arc::new(properties))?;
+            self.file = Some(file);
+        }
+        Ok(self.file.as_mut().expect("made above"))
+    }
+
+    fn close_group(&mut self) -> Result<()> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        let mut extents = self.extents.iter_mut();
+        for part in &group.columns {
+            if let Part::Tag(chunk) = part {
+                chunk.widen(extents.next().expect("one for each tag"));
+            }
+        }
+        self.append_group(group).map_err(failed)
+    }
+
+    fn append_group(&mut self, group: Group) -> parquet::errors::Result<()> {
+        let file = self.open_file()?;
+        let columns = file.schema_descr().columns().to_vec();
+        let mut row_group = file.next_row_group()?;
+        for (part, column) in group.columns.into_iter().zip(&columns) {
+            match part {
+                Part::Tag(chunk) => {
+                    let (bytes, close) = chunk.finish(column, PAGE_ROWS, ZSTD_LEVEL)?;
+                    row_group.append_column(&bytes, close)?;
+                }
+                Part::Other(writer) => writer.close()?.append_to_row_group(&mut row_group)?,
+            }
+        }
+        row_group.close().map(|_| ())
     }
 
     /// Bytes that the file has so far, roughly.
     pub(super) fn bytes_so_far(&self) -> usize {
-        self.writer.as_ref().map_or(0, |writer| writer.bytes_written() + writer.in_progress_size())
+        let open = self.group.as_ref().map_or(0, |group| group.columns.iter().map(Part::bytes).sum());
+        self.file.as_ref().map_or(0, SerializedFileWriter::bytes_written) + open
     }
 
     pub(super) fn rows(&self) -> u64 {
         self.rows
     }
 
-    pub(super) fn finish(self) -> Result<Encoded> {
-        let writer = match self.writer {
-            Some(writer) => writer,
-            None => {
-                ArrowWriter::try_new(Vec::new(), stored_schema(&self.schema, self.sub_micro), None).map_err(failed)?
-            }
+    pub(super) fn finish(mut self) -> Result<Encoded> {
+        self.close_group()?;
+        self.open_file().map_err(failed)?;
+        let file = self.file.take().expect("opened above");
+        let bytes = file.into_inner().map_err(failed)?.into();
+        let range = |((_, column), extent): ((usize, &crate::schema::Column), &Extent)| TagRange {
+            name: column.name.clone(),
+            min: extent.min.as_deref().map(cut_min),
+            max: extent.max.as_deref().and_then(cut_max),
+            nulls: Some(extent.nulls),
         };
-        let bytes = writer.into_inner().map_err(failed)?.into();
-        let mut tags = self.tags;
-        let ranges = self.schema.tags().filter_map(|(_, column)| Some((column, tags.remove(&column.name)?)));
-        let tags = ranges.map(|(column, extent)| extent.into_range(&column.name)).collect();
+        let tags = self.schema.tags().zip(&self.extents).map(range).collect();
         Ok(Encoded { bytes, rows: self.rows, time_min: self.time_min, time_max: self.time_max, tags })
     }
 }
 
-impl Extent {
-    fn take(&mut self, value: &str) {
-        if self.min.as_deref().is_none_or(|min| value < min) {
-            self.min = Some(value.to_owned());
-        }
-        if self.max.as_deref().is_none_or(|max| value > max) {
-            self.max = Some(value.to_owned());
-        }
-    }
-
-    fn extend(&mut self, array: &ArrayRef) -> Result<()> {
-        self.nulls += array.logical_null_count() as u64;
-        match array.data_type() {
-            DataType::Utf8View => array.as_string_view().iter().flatten().for_each(|value| self.take(value)),
-            DataType::Utf8 => array.as_string::<i32>().iter().flatten().for_each(|value| self.take(value)),
-            DataType::Dictionary(_, _) => {
-                let dictionary = array.as_any_dictionary();
-                let mut used = vec![false; dictionary.values().len()];
-                let keys = dictionary.normalized_keys();
-                for (row, key) in keys.into_iter().enumerate() {
-                    if !dictionary.keys().is_null(row) {
-                        used[key] = true;
-                    }
-                }
-                let values = arrow::compute::cast(dictionary.values(), &DataType::Utf8View)
-                    .map_err(|error| Error::wrap(Kind::Internal, "a tag column is not of strings", error))?;
-                let values = values.as_string_view();
-                let live = used.iter().enumerate().filter(|(index, used)| **used && !values.is_null(*index));
-                live.for_each(|(index, _)| self.take(values.value(index)));
+impl Part {
+    fn write(&mut self, field: &Field, array: &ArrayRef) -> parquet::errors::Result<()> {
+        match self {
+            Part::Tag(chunk) if *array.data_type() == DataType::Null => {
+                chunk.extend_nulls(array.len());
+                Ok(())
             }
-            other => {
-                return Err(Error::new(Kind::Internal, format!("a tag column to be stored is of type {other}")));
+            Part::Tag(chunk) => chunk.extend(array),
+            Part::Other(writer) => {
+                let cast =
+                    (array.data_type() != field.data_type()).then(|| arrow::compute::cast(array, field.data_type()));
+                let array = cast.transpose()?.unwrap_or_else(|| Arc::clone(array));
+                compute_leaves(field, &array)?.iter().try_for_each(|leaf| writer.write(leaf))
             }
         }
-        Ok(())
     }
 
-    fn into_range(self, name: &str) -> TagRange {
-        TagRange {
-            name: name.to_owned(),
-            min: self.min.map(cut_min),
-            max: self.max.and_then(cut_max),
-            nulls: Some(self.nulls),
+    fn bytes(&self) -> usize {
+        match self {
+            Part::Tag(chunk) => chunk.bytes(),
+            Part::Other(writer) => writer.get_estimated_total_bytes(),
         }
     }
-}
-
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(STAT_BYTES_MAX)]
-}
-
-/// A prefix is never larger than the text.
-fn cut_min(text: String) -> String {
-    if text.len() <= STAT_BYTES_MAX { text } else { cut(&text).to_owned() }
-}
-
-/// A prefix and the largest character is never smaller than the text, unless that character follows the prefix in it.
-fn cut_max(text: String) -> Option<String> {
-    if text.len() <= STAT_BYTES_MAX {
-        return Some(text);
-    }
-    let prefix = cut(&text);
-    (!text[prefix.len()..].starts_with(char::MAX)).then(|| format!("{prefix}{}", char::MAX))
 }
 
 fn properties(schema: &TableSchema, sub_micro: bool) -> WriterProperties {
@@ -200,7 +245,6 @@ fn properties(schema: &TableSchema, sub_micro: bool) -> WriterProperties {
     let mut builder = WriterProperties::builder()
         .set_created_by(concat!("weir ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).unwrap_or_default()))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_sorting_columns(Some(sorting(schema, sub_micro)));
@@ -222,20 +266,4 @@ fn sorting(schema: &TableSchema, sub_micro: bool) -> Vec<SortingColumn> {
     let first = 1 + i32::from(sub_micro);
     let tags = (first..).zip(schema.columns()).filter(|(_, column)| column.role == Role::Tag);
     tags.map(|(index, _)| ascending(index)).chain((0..first).map(ascending)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cut_statistics_still_bound_their_text() {
-        for text in ["short".to_owned(), "é".repeat(50), "x".repeat(65), format!("{}{}", "y".repeat(64), "z\u{10FFFF}")]
-        {
-            assert!(cut_min(text.clone()) <= text);
-            assert!(cut_max(text.clone()).unwrap() >= text);
-            assert!(cut_min(text.clone()).len() <= STAT_BYTES_MAX);
-        }
-        assert_eq!(cut_max(format!("{}\u{10FFFF}\u{10FFFF}", "x".repeat(64))), None);
-    }
 }

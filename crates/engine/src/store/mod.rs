@@ -17,6 +17,9 @@ mod reader;
 mod remote;
 mod state;
 mod table;
+mod tags;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path as OsPath;
@@ -176,6 +179,12 @@ impl Store {
         self.catalog.listing().entries().cloned().collect()
     }
 
+    /// Files that the catalog consists of.
+    #[cfg(test)]
+    fn catalog_files(&self) -> usize {
+        self.catalog.files()
+    }
+
     /// Reads what other writers have changed in the catalog.
     ///
     /// # Errors
@@ -213,16 +222,15 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn create_tables(&self, tables: &[(String, String)]) -> Result<Vec<Arc<Table>>> {
-        let known: HashMap<String, CatalogEntry> =
-            self.catalog.listing().entries().map(|entry| (entry.folder.clone(), entry.clone())).collect();
         let entries = self.catalog.create(tables).await?;
         let mut opened = Vec::with_capacity(entries.len());
-        for entry in entries {
-            if known.contains_key(&entry.folder) || self.shared {
-                opened.push(self.open_table(&entry).await?);
-            } else {
+        for (entry, new) in entries {
+            if new {
+                // Nobody else has had the time to write a log; if somebody had, the first commit would lose the race and read it.
                 let table = Table::create(Arc::clone(&self.env), &entry.database, &entry.table, &entry.folder);
                 opened.push(self.remember(table));
+            } else {
+                opened.push(self.open_table(&entry).await?);
             }
         }
         Ok(opened)

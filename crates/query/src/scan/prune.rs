@@ -10,7 +10,7 @@ use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{self, BinaryExpr, Literal};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use weir_engine::read::{Source, Times};
 use weir_engine::schema::TIME;
 use weir_engine::store::file::TagRange;
@@ -23,9 +23,8 @@ pub(crate) fn prune(
 ) -> Result<(Vec<Source>, Times)> {
     let Some(filter) = filter else { return Ok((sources, i64::MIN..=i64::MAX)) };
     let wanted = time_range(filter);
-    let Ok(predicate) = PruningPredicate::try_new(Arc::clone(filter), Arc::clone(schema)) else {
-        return Ok((sources, wanted));
-    };
+    let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema));
+    let Ok(predicate) = builder.try_build(Arc::clone(filter)) else { return Ok((sources, wanted)) };
     let keep = predicate.prune(&KeyRanges(&sources))?;
     Ok((sources.into_iter().zip(keep).filter_map(|(source, keep)| keep.then_some(source)).collect(), wanted))
 }

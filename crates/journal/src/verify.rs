@@ -1,0 +1,139 @@
+//! Verifying: reads everything, and says exactly what is wrong. Changes nothing, takes no lock.
+
+use std::path::{Path, PathBuf};
+
+use crate::frame::Decoder;
+use crate::index::{self, Index};
+use crate::options::Env;
+use crate::reader::{Cursor, Lost, Part, Reader};
+use crate::recover::TornTail;
+use crate::segment::Segment;
+use crate::{Error, Result};
+
+/// What is in a journal and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verification {
+    /// Segments.
+    pub segments: u64,
+    /// Frames that could be read.
+    pub frames: u64,
+    /// Records that could be read.
+    pub records: u64,
+    /// Bytes of these records before compression.
+    pub raw_bytes: u64,
+    /// Bytes of the segments' files.
+    pub stored_bytes: u64,
+    /// First sequence that the journal answers for.
+    pub first_sequence: u64,
+    /// The sequence after the last one that was found.
+    pub next_sequence: u64,
+    /// Smallest and largest time of a record; `None` without records.
+    pub times: Option<(i64, i64)>,
+    /// Bytes below a mark that cannot be read.
+    pub damage: Vec<Lost>,
+    /// Bytes past every mark that cannot be read: the next writer cuts them.
+    pub torn: Option<TornTail>,
+    /// Sealed segments whose footer is missing or bad; reading them by key is slow until a repair.
+    pub footers_bad: Vec<PathBuf>,
+}
+
+/// Reads and checks everything in the journal in `dir`. Holds one frame, and one segment's footer.
+///
+/// # Errors
+/// `NotFound` when there is no journal, `Damaged` when the manifest cannot be read, `Unavailable`.
+pub fn verify(env: &Env, dir: &Path) -> Result<Verification> {
+    let reader = Reader::open(env.clone(), dir)?;
+    let mut found = Verification { first_sequence: reader.first_sequence(), ..Verification::default() };
+    found.next_sequence = found.first_sequence;
+    for part in reader.parts.iter() {
+        found.segments += 1;
+        let path = reader.path_of(part);
+        found.stored_bytes += env.fs.metadata(&path).map_or(0, |metadata| metadata.len);
+        match reader.open_part(part) {
+            Ok(segment) => verify_segment(&segment, part, &mut found)?,
+            Err(error) if error.kind() == weir_base::Kind::Unavailable => return Err(error),
+            Err(error) => found.damage.push(unreadable(path, part, &error)),
+        }
+    }
+    Ok(found)
+}
+
+fn unreadable(file: PathBuf, part: &Part, error: &Error) -> Lost {
+    let end = part.end.unwrap_or(part.first);
+    Lost { file, offset: 0, bytes: 0, first: part.first, end, what: weir_base::error::chain(error) }
+}
+
+fn verify_segment(segment: &Segment, part: &Part, found: &mut Verification) -> Result<()> {
+    let mut cursor = Cursor::new(segment.clone(), part.end);
+    let mut decoder = Decoder::new();
+    let (mut stored, mut raw) = (Vec::new(), Vec::new());
+    let damage_before = found.damage.len();
+    let mut torn_at = None;
+    while let Some((header, offset)) = cursor.next(true, &mut found.damage)? {
+        let mut outcome = segment.decode(&header, offset, &mut decoder, &mut stored, &mut raw);
+        if outcome.is_ok() {
+            outcome = check_records(segment, &header, offset, &raw);
+        }
+        match outcome {
+            Ok(()) => {
+                found.frames += 1;
+                found.records += u64::from(header.records);
+                found.raw_bytes += u64::from(header.raw_len);
+                found.next_sequence = header.end;
+                if header.records > 0 {
+                    let (min, max) = found.times.unwrap_or((i64::MAX, i64::MIN));
+                    found.times = Some((min.min(header.time_min), max.max(header.time_max)));
+                }
+            }
+            Err(error) if error.kind() == weir_base::Kind::Damaged => {
+                if !cursor.is_damage(offset, header.first)? {
+                    torn_at = Some((offset, header.first));
+                    break;
+                }
+                found.damage.push(Lost {
+                    file: segment.path.clone(),
+                    offset,
+                    bytes: header.len(),
+                    first: header.first,
+                    end: header.end,
+                    what: error.to_string(),
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let len = segment.len()?;
+    let (offset, sequence) = torn_at.unwrap_or((cursor.offset, cursor.next));
+    if part.end.is_none() {
+        if offset < len {
+            found.torn = Some(TornTail { file: segment.path.clone(), offset, bytes: len - offset, sequence });
+        }
+    } else if found.damage.len() == damage_before && part.is_listed() && !footer_is_good(segment, cursor.offset)? {
+        found.footers_bad.push(segment.path.clone());
+    }
+    Ok(())
+}
+
+/// Whether the raw bytes are the records that the header announces.
+pub(crate) fn check_records(
+    segment: &Segment,
+    header: &crate::frame::FrameHeader,
+    offset: u64,
+    raw: &[u8],
+) -> Result<()> {
+    let mut records = header.records(raw);
+    let (mut min, mut max) = (i64::MAX, i64::MIN);
+    while let Some(record) = records.next_record().map_err(|what| segment.damage(offset, header.first, what))? {
+        (min, max) = (min.min(record.time), max.max(record.time));
+    }
+    if header.records > 0 && (min, max) != (header.time_min, header.time_max) {
+        return Err(segment.damage(offset, header.first, "times are not those of the header"));
+    }
+    Ok(())
+}
+
+/// Whether the footer in the file says what one built from the frames would say.
+pub(crate) fn footer_is_good(segment: &Segment, frames_end: u64) -> Result<bool> {
+    let Some(index) = Index::load(segment)? else { return Ok(false) };
+    index.equals_rebuilt(segment, &index::build(segment, frames_end)?, frames_end)
+}

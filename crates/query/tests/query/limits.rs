@@ -1,0 +1,168 @@
+//! Slots, deadlines, memory, cancel: each limit is reached, named, and everything comes back.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use weir_base::{ByteSize, Kind};
+use weir_query::encode::Encoding;
+use weir_query::{Request, ScalarValue};
+
+use crate::world::{World, rows, schema};
+
+/// Never ends by itself in the time of a test.
+const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 4000000000) a, generate_series(1, 4000000000) b WHERE a.value + b.value < 0";
+
+fn request(sql: &str) -> Request {
+    Request { database: "db".to_owned(), sql: sql.to_owned(), ..Request::default() }
+}
+
+fn idle(world: &World) {
+    world.block_on(async {
+        while world.engine.admission().running() + world.engine.admission().waiting() > 0
+            || !world.engine.running().is_empty()
+            || world.engine.memory_bytes() > 0
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+/// Q1: a query that runs past its deadline stops, and its slot comes back. S1: the message names the setting.
+#[test]
+fn a_query_past_its_deadline_is_stopped() {
+    let world = World::new();
+    let asked = Request { deadline: Some(Duration::from_millis(200)), ..request(ENDLESS) };
+    let error = world.request(asked, Encoding::Json).unwrap_err();
+    assert_eq!(error.kind(), Kind::Limit);
+    assert!(error.to_string().contains("query_deadline"), "{error}");
+    idle(&world);
+}
+
+/// Q1: cancelled by id.
+#[test]
+fn a_query_is_cancelled_by_its_id() {
+    let world = World::new();
+    let error = world.block_on(async {
+        let (asked, cancelled) = tokio::join!(world.engine.collect(request(ENDLESS)), async {
+            loop {
+                if let Some(query) = world.engine.running().into_iter().find(|query| query.admitted) {
+                    assert_eq!((query.database.as_str(), query.sql.as_str()), ("db", ENDLESS));
+                    break world.engine.cancel(query.id);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        assert!(cancelled);
+        asked.unwrap_err()
+    });
+    assert!(error.to_string().contains("cancelled"), "{error}");
+    idle(&world);
+    assert!(!world.engine.cancel(weir_base::id::Uuid::nil()));
+}
+
+/// Q1: whoever goes away takes the query along, before its columns are known and after.
+#[test]
+fn a_query_whose_reader_left_is_stopped() {
+    let world = World::new();
+    world.block_on(async {
+        let gone = tokio::time::timeout(Duration::from_millis(100), world.engine.collect(request(ENDLESS))).await;
+        assert!(gone.is_err());
+        let mut answer = world.engine.query(request("SELECT * FROM generate_series(1, 4000000000)")).await.unwrap();
+        assert!(answer.next().await.unwrap().unwrap().num_rows() > 0);
+        assert_eq!(world.engine.running().iter().filter(|query| query.id == answer.id()).count(), 1);
+        drop(answer);
+    });
+    idle(&world);
+}
+
+/// S1: slots, waiting places and the wait are limited; what is refused may be tried again.
+#[test]
+fn past_the_slots_queries_wait_and_are_refused() {
+    let world = World::with(|settings| {
+        settings.query_running_max = 1;
+        settings.query_waiting_max = 1;
+        settings.query_wait = Duration::from_millis(300);
+    });
+    world.block_on(async {
+        let first = world.engine.query(request("SELECT * FROM generate_series(1, 4000000000)")).await.unwrap();
+        let second = world.engine.collect(request("SELECT 1"));
+        let third = async {
+            while world.engine.admission().waiting() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            world.engine.collect(request("SELECT 2")).await
+        };
+        let (second, third) = tokio::join!(second, third);
+        for (error, setting) in [(second.unwrap_err(), "query_wait"), (third.unwrap_err(), "query_waiting_max")] {
+            assert_eq!(error.kind(), Kind::Unavailable);
+            assert!(error.to_string().contains(setting), "{error}");
+            assert!(matches!(error.retry(), weir_base::Retry::After(_)));
+        }
+        drop(first);
+        let mut last = world.engine.collect(request("SELECT 3")).await;
+        for _ in 0..20 {
+            if last.is_ok() {
+                break;
+            }
+            last = world.engine.collect(request("SELECT 3")).await;
+        }
+        assert_eq!(last.unwrap().1[0].num_rows(), 1);
+    });
+    idle(&world);
+}
+
+/// S1: past its memory a query spills where it may, else it ends with an error that names the limit.
+#[test]
+fn past_its_memory_a_query_spills_or_ends() {
+    let sort = "SELECT count(*) FROM (SELECT value, repeat('x', 100) || value AS t FROM generate_series(1, 200000) ORDER BY t)";
+    let tight = |settings: &mut weir_query::Settings| settings.query_each_memory_bytes_max = ByteSize::mib(8);
+    let sorted = "SELECT value FROM (SELECT value, repeat('x', 100) || value AS t FROM generate_series(1, 200000)) ORDER BY t DESC";
+    let world = World::with(tight);
+    let error = world.ask("db", sorted).unwrap_err();
+    assert_eq!(error.kind(), Kind::Limit, "{error}");
+    assert!(error.to_string().contains("query_each_memory_bytes_max"), "{error}");
+    idle(&world);
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with(|settings| {
+        tight(settings);
+        settings.query_spill_dir = Some(folder.path().to_owned());
+    });
+    assert_eq!(world.ask("db", sorted).unwrap().lines().count(), 200_001);
+    assert_eq!(world.ask("db", sort).unwrap(), "count(*)\n200000\n");
+    idle(&world);
+    assert_eq!(world.engine.spilled_bytes(), 0);
+}
+
+#[test]
+fn parameters_are_values_never_text() {
+    let world = World::new();
+    world.create("db", "m", &schema("host:tag; v:integer"));
+    world.run("db", "m", &rows("a | 1 | 1000\nb' OR 'x'='x | 2 | 2000"));
+    let ask = |sql: &str, params: Vec<(&str, ScalarValue)>| {
+        let params = params.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        world.request(Request { params, ..request(sql) }, Encoding::Csv)
+    };
+    let host = ScalarValue::Utf8(Some("b' OR 'x'='x".to_owned()));
+    assert_eq!(ask("SELECT v FROM m WHERE host = $host", vec![("host", host.clone())]).unwrap(), "v\n2\n");
+    let both = vec![("2", host), ("1", ScalarValue::Int64(Some(1)))];
+    assert_eq!(ask("SELECT v FROM m WHERE v > $1 AND host = $2", both).unwrap(), "v\n2\n");
+    assert!(ask("SELECT v FROM m WHERE host = $host", vec![]).is_err());
+}
+
+#[test]
+fn errors_have_a_kind() {
+    let world = World::new();
+    world.create("db", "m", &schema("host:tag; v:integer"));
+    for (sql, kind, text) in [
+        ("SELECT * FROM missing", Kind::NotFound, "table 'missing' does not exist in database 'db'"),
+        ("SELECT nope FROM m", Kind::Invalid, "nope"),
+        ("SELEC 1", Kind::Invalid, "SELEC"),
+        ("SELECT 1 / 0 FROM generate_series(1, 2)", Kind::Invalid, "divide by zero"),
+        ("SELECT * INTO other FROM m", Kind::Invalid, "not supported"),
+        ("SELECT cast('x' AS int)", Kind::Invalid, "x"),
+    ] {
+        let error = world.ask("db", sql).unwrap_err();
+        assert_eq!(error.kind(), kind, "{sql}: {error}");
+        assert!(error.to_string().to_lowercase().contains(&text.to_lowercase()), "{sql}: {error}");
+    }
+}

@@ -1,0 +1,8 @@
+//! SQL on made-up snapshots: Parquet files in a store in memory and runs of a buffer, in any overlap.
+
+mod dedup;
+mod golden;
+mod limits;
+mod oracle;
+mod pruning;
+mod world;

@@ -1,0 +1,14 @@
+SELECT * FROM cpu ORDER BY time, host;
+SELECT count(*) FROM cpu;
+SELECT COUNT(count), Sum(usage) AS total FROM cpu;
+SELECT host, avg(usage) FROM cpu GROUP BY host ORDER BY host;
+SELECT * FROM empty;
+SELECT count(*), max(v) FROM empty;
+SELECT host, v FROM empty WHERE v > 1 ORDER BY time DESC LIMIT 5;
+WITH busy AS (SELECT * FROM cpu WHERE usage > 5) SELECT host, count(*) FROM busy GROUP BY host ORDER BY host;
+SELECT time, usage FROM cpu WHERE host = 'b' ORDER BY time DESC LIMIT 2;
+SELECT max(time) FROM cpu WHERE up;
+SELECT host, row_number() OVER (PARTITION BY host ORDER BY time) AS n FROM cpu ORDER BY host, n LIMIT 3;
+SELECT * FROM "other db".t;
+SELECT c.host, t.v FROM cpu c, "other db".t t WHERE c.count = 77;
+SELECT 1 AS one, 'text' AS two, NULL AS three;

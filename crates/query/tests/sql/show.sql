@@ -1,0 +1,15 @@
+SHOW DATABASES;
+SHOW TABLES;
+SHOW TABLES FROM "other db";
+SHOW TAG KEYS;
+SHOW TAG KEYS FROM cpu;
+SHOW FIELD KEYS FROM names;
+SHOW TAG VALUES FROM cpu WITH KEY = host;
+SHOW TAG VALUES;
+SHOW TAG VALUES FROM cpu WITH KEY = nope;
+DESCRIBE cpu;
+SHOW COLUMNS FROM missing;
+SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema <> 'information_schema' ORDER BY 1, 2;
+SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'cpu' ORDER BY ordinal_position;
+DROP TABLE cpu;
+DELETE FROM cpu WHERE host = 'a';

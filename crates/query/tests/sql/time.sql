@@ -1,0 +1,10 @@
+SELECT date_bin(INTERVAL '2 hours', time) AS t, count(*) FROM cpu GROUP BY t ORDER BY t;
+SELECT time_bucket(INTERVAL '2 hours', time) AS t, host, avg(usage) FROM cpu GROUP BY t, host ORDER BY t, host;
+SELECT time_bucket('1 week', time) AS t, count(*) FROM cpu GROUP BY t ORDER BY t;
+SELECT time_bucket('1 month', time) AS t, count(*) FROM cpu GROUP BY t ORDER BY t;
+SELECT arrow_typeof(time_bucket('1 day', time)) AS kind FROM cpu LIMIT 1;
+SELECT time_bucket('1 hour', to_timestamp('2020-01-01T01:30:00'), to_timestamp('2000-01-01T00:15:00')) AS t;
+SELECT time_bucket('0 hours', time) FROM cpu;
+SELECT host, first(usage, time), last(usage, time), last(count, time) FROM cpu GROUP BY host ORDER BY host;
+SELECT last(usage, time) AS newest FROM cpu WHERE host = 'b';
+SELECT last(v, time) FROM empty;

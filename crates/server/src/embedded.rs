@@ -1,0 +1,253 @@
+//! The real database behind the routes: an engine and the SQL engine on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use serde_json::Value;
+use weir_base::{Clock, Random};
+use weir_engine::Engine;
+use weir_engine::compact::Compacted;
+use weir_engine::engine::Stats;
+use weir_engine::flush::Flushed;
+use weir_engine::ingest::{Write, WriteOptions, Written};
+use weir_query::{Encoding, Request, ScalarValue, Settings, SqlEngine, encode};
+
+use crate::database::{
+    Answer, Component, Database, Format, QueryRequest, Running, Sample, SampleKind, State, WriteSession,
+};
+use crate::error::{Error, Result};
+
+/// Failed flushes in a row after which somebody should look, and after which the store counts as gone.
+const FLUSH_WARNING_AFTER: u64 = 3;
+const FLUSH_UNHEALTHY_AFTER: u64 = 10;
+
+/// An engine with its SQL side.
+pub struct Embedded {
+    engine: Engine,
+    sql: SqlEngine,
+}
+
+impl Embedded {
+    /// Over an open engine.
+    ///
+    /// # Errors
+    /// `unavailable` when the threads for queries cannot be started.
+    pub fn new(engine: Engine, settings: Settings, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
+        let tables = Arc::new(engine.clone());
+        let sql = SqlEngine::new(tables, settings, clock, random).map_err(of_query)?;
+        Ok(Self { engine, sql })
+    }
+}
+
+fn of_query(error: weir_query::Error) -> Error {
+    Error::new(error.kind(), weir_base::error::chain(&error)).with_retry(error.retry())
+}
+
+fn encoding_of(format: Format) -> Encoding {
+    match format {
+        Format::Json => Encoding::Json,
+        Format::JsonLines => Encoding::JsonLines,
+        Format::Csv => Encoding::Csv,
+        Format::Parquet => Encoding::Parquet,
+        Format::Pretty => Encoding::Table,
+    }
+}
+
+/// A parameter's value as SQL knows it. JSON has no other kinds of plain values.
+fn scalar(name: String, value: Value) -> Result<(String, ScalarValue)> {
+    let scalar = match value {
+        Value::Null => ScalarValue::Null,
+        Value::Bool(value) => ScalarValue::Boolean(Some(value)),
+        Value::String(text) => ScalarValue::Utf8(Some(text)),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(value), _) => ScalarValue::Int64(Some(value)),
+            (None, Some(value)) => ScalarValue::UInt64(Some(value)),
+            (None, None) => ScalarValue::Float64(number.as_f64()),
+        },
+        Value::Array(_) | Value::Object(_) => {
+            return Err(Error::invalid(format!("parameter '{name}' is not a plain value")));
+        }
+    };
+    Ok((name.trim_start_matches('$').to_owned(), scalar))
+}
+
+/// An error of the engine, passed on with its kind, whether to retry, and its causes.
+fn of_engine(error: weir_engine::Error) -> Error {
+    Error::new(error.kind(), weir_base::error::chain(&error)).with_retry(error.retry())
+}
+
+struct EmbeddedWrite(Write);
+
+#[async_trait]
+impl WriteSession for EmbeddedWrite {
+    fn feed(&mut self, text: &[u8]) -> Result<()> {
+        self.0.feed(text).map_err(of_engine)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<Written> {
+        self.0.commit().await.map_err(of_engine)
+    }
+}
+
+#[async_trait]
+impl Database for Embedded {
+    fn begin_write(&self, database: &str, options: WriteOptions) -> Result<Box<dyn WriteSession>> {
+        Ok(Box::new(EmbeddedWrite(self.engine.begin_write(database, options).map_err(of_engine)?)))
+    }
+
+    async fn query(&self, request: QueryRequest) -> Result<Answer> {
+        let params = request.params.into_iter().map(|(name, value)| scalar(name, value)).collect::<Result<_>>()?;
+        let asked = Request { database: request.database, sql: request.sql, params, ..Request::default() };
+        let answer = self.sql.query(asked).await.map_err(of_query)?;
+        let id = answer.id().to_string();
+        let mut pieces = encode(answer, encoding_of(request.format));
+        // The first piece decides the status: an error that comes with the first rows is still an error's answer.
+        let first = pieces.next().await.transpose().map_err(of_query)?;
+        let chunks = futures::stream::iter(first.map(Ok)).chain(pieces.map(|piece| piece.map_err(of_query))).boxed();
+        Ok(Answer { id, chunks })
+    }
+
+    fn queries(&self) -> Vec<Running> {
+        let listed = self.sql.running().into_iter();
+        let running = |query: weir_query::RunningQuery| Running {
+            id: query.id.to_string(),
+            database: query.database,
+            sql: query.sql,
+            running: query.admitted,
+            elapsed: query.elapsed,
+        };
+        listed.map(running).collect()
+    }
+
+    fn cancel_query(&self, id: &str) -> bool {
+        id.parse().is_ok_and(|id| self.sql.cancel(id))
+    }
+
+    async fn flush(&self, database: Option<&str>) -> Result<Flushed> {
+        self.engine.flush(database).await.map_err(of_engine)
+    }
+
+    async fn compact(&self, database: &str, table: Option<&str>) -> Result<Compacted> {
+        self.engine.compact(database, table).await.map_err(of_engine)
+    }
+
+    fn components(&self) -> Vec<Component> {
+        let stats = self.engine.stats();
+        vec![wal(&stats), buffer(&stats), store(&stats)]
+    }
+
+    fn samples(&self) -> Result<Vec<Sample>> {
+        let mut all = samples(&self.engine.stats());
+        let admission = self.sql.admission();
+        all.extend([
+            sample("weir_queries_running", "Queries that run.", SampleKind::Gauge, admission.running() as u64),
+            sample(
+                "weir_queries_waiting",
+                "Queries that wait for a slot.",
+                SampleKind::Gauge,
+                admission.waiting() as u64,
+            ),
+            sample("weir_query_memory_bytes", "Memory that queries hold.", SampleKind::Gauge, self.sql.memory_bytes()),
+            sample(
+                "weir_query_spilled_bytes",
+                "Bytes on disk that queries spilled.",
+                SampleKind::Gauge,
+                self.sql.spilled_bytes(),
+            ),
+        ]);
+        Ok(all)
+    }
+
+    async fn close(&self, deadline: Duration) -> Result<()> {
+        self.engine.close(deadline).await.map_err(of_engine)
+    }
+}
+
+fn part(name: &'static str, problem: Option<(State, String)>, blocks_writes: bool) -> Component {
+    let (state, reason) = problem.map_or((State::Ok, None), |(state, reason)| (state, Some(reason)));
+    Component { name, state, reason, blocks_writes }
+}
+
+fn wal(stats: &Stats) -> Component {
+    let Some(bytes) = stats.wal_bytes else {
+        return part("wal", Some((State::Unhealthy, "the write-ahead log is closed".into())), true);
+    };
+    let (full, high) = (bytes >= stats.wal_bytes_max, bytes >= stats.wal_bytes_max / 10 * 9);
+    let told = || format!("the write-ahead log holds {bytes} of {} bytes (engine.wal_bytes_max)", stats.wal_bytes_max);
+    part("wal", high.then(|| (State::Warning, told())), full)
+}
+
+fn buffer(stats: &Stats) -> Component {
+    let (full, high) =
+        (stats.buffer_bytes >= stats.buffer_bytes_max, stats.buffer_bytes >= stats.buffer_bytes_max / 10 * 9);
+    let told = || {
+        format!("the buffer holds {} of {} bytes (engine.buffer_bytes_max)", stats.buffer_bytes, stats.buffer_bytes_max)
+    };
+    part("buffer", high.then(|| (State::Warning, told())), full)
+}
+
+fn store(stats: &Stats) -> Component {
+    let failures = stats.flushes_failed_in_a_row;
+    let told = || format!("{failures} flushes in a row failed; rows stay in the write-ahead log");
+    let state = match failures {
+        FLUSH_UNHEALTHY_AFTER.. => Some(State::Unhealthy),
+        FLUSH_WARNING_AFTER.. => Some(State::Warning),
+        _ => None,
+    };
+    part("store", state.map(|state| (state, told())), false)
+}
+
+fn sample(name: &'static str, help: &'static str, kind: SampleKind, value: u64) -> Sample {
+    Sample { name, help, kind, labels: Vec::new(), value: value as f64 }
+}
+
+fn samples(stats: &Stats) -> Vec<Sample> {
+    use SampleKind::{Counter, Gauge};
+    let mut all = vec![
+        sample("weir_engine_rows_total", "Rows acknowledged since start.", Counter, stats.rows_written),
+        sample("weir_engine_writes_refused_total", "Requests refused at a limit.", Counter, stats.writes_refused),
+        sample("weir_engine_flushes_total", "Flushes committed.", Counter, stats.flushes),
+        sample("weir_engine_flushes_failed_total", "Flushes that failed.", Counter, stats.flushes_failed),
+        sample(
+            "weir_engine_flushes_failed_in_a_row",
+            "Flushes that failed since the last that committed.",
+            Gauge,
+            stats.flushes_failed_in_a_row,
+        ),
+        sample("weir_engine_rows_flushed_total", "Rows committed to files.", Counter, stats.rows_flushed),
+        sample("weir_engine_compactions_total", "Compactions committed.", Counter, stats.compactions),
+        sample("weir_buffer_rows", "Rows not yet in files.", Gauge, stats.rows_buffered),
+        sample("weir_buffer_bytes", "Bytes of the buffer and of requests on their way.", Gauge, stats.buffer_bytes),
+        sample("weir_buffer_peak_bytes", "Most bytes of the buffer so far.", Gauge, stats.buffer_bytes_peak),
+        sample("weir_buffer_limit_bytes", "Limit of the buffer.", Gauge, stats.buffer_bytes_max),
+        sample("weir_wal_limit_bytes", "Limit of the write-ahead log.", Gauge, stats.wal_bytes_max),
+        sample("weir_series", "Series known.", Gauge, stats.series),
+        sample("weir_tables", "Tables loaded.", Gauge, stats.tables),
+    ];
+    all.extend(stats.wal_bytes.map(|bytes| sample("weir_wal_bytes", "Bytes of the write-ahead log.", Gauge, bytes)));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_log_or_buffer_blocks_writes_and_a_failing_store_does_not() {
+        let full = Stats { wal_bytes: Some(10), wal_bytes_max: 10, buffer_bytes_max: 10, ..Stats::default() };
+        assert!(wal(&full).blocks_writes && !buffer(&full).blocks_writes);
+        assert_eq!(buffer(&Stats { buffer_bytes: 9, ..full.clone() }).state, State::Warning);
+        assert!(wal(&Stats { wal_bytes: None, ..full.clone() }).blocks_writes);
+        let failing = store(&Stats { flushes_failed_in_a_row: 10, ..full });
+        assert_eq!((failing.state, failing.blocks_writes), (State::Unhealthy, false));
+    }
+
+    #[test]
+    fn m1_what_cannot_be_measured_is_absent() {
+        let named = |stats: &Stats| samples(stats).iter().any(|sample| sample.name == "weir_wal_bytes");
+        assert!(named(&Stats { wal_bytes: Some(0), ..Stats::default() }));
+        assert!(!named(&Stats::default()));
+    }
+}
