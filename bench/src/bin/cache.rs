@@ -4,7 +4,11 @@
 //! for a fixed time, and prints a table of operations per second. `cache extras` measures what only the cache has: the size
 //! query, batches, bytes of index per entry, handing over the lock.
 
-#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark measures real files and the real clock, and prints")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a benchmark measures real files and the real clock, and prints"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -94,7 +98,11 @@ impl Engine for Sqlite {
         Ok(())
     }
     fn get(&mut self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        Ok(self.0.prepare_cached("SELECT value FROM cache WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional()?)
+        Ok(self
+            .0
+            .prepare_cached("SELECT value FROM cache WHERE key = ?1")?
+            .query_row([key], |row| row.get(0))
+            .optional()?)
     }
 }
 
@@ -160,7 +168,8 @@ fn open(name: &str, dir: &Path, seed: u64, limit: u64) -> anyhow::Result<Box<dyn
     Ok(match name {
         "weir" => {
             let limit = Some(if limit == 0 { LIMIT_DEFAULT } else { ByteSize::new(limit) });
-            let options = CacheOptions { limit, lock_deadline: Duration::from_secs(30), ..CacheOptions::new(dir, "bench") };
+            let options =
+                CacheOptions { limit, lock_deadline: Duration::from_secs(30), ..CacheOptions::new(dir, "bench") };
             Box::new(Weir(Cache::open(options)?))
         }
         "sqlite" => {
@@ -348,7 +357,14 @@ fn start_redis(dir: &Path) -> anyhow::Result<std::process::Child> {
     bail!("redis-server did not come up")
 }
 
-fn run(dir: &Path, seconds: f64, engines: &[String], sizes: &[usize], processes: &[usize], full: bool) -> anyhow::Result<()> {
+fn run(
+    dir: &Path,
+    seconds: f64,
+    engines: &[String],
+    sizes: &[usize],
+    processes: &[usize],
+    full: bool,
+) -> anyhow::Result<()> {
     println!("| size | processes | work | engine | operations/s | hits |\n|---|---|---|---|---|---|");
     for size in sizes {
         for engine in engines {
@@ -389,7 +405,8 @@ fn per_call(count: u32, mut call: impl FnMut(u32) -> anyhow::Result<()>) -> anyh
 }
 
 fn extras(dir: &Path, entries: u64) -> anyhow::Result<()> {
-    let options = CacheOptions { limit: Some(LIMIT_DEFAULT), memory_limit: ByteSize::new(0), ..CacheOptions::new(dir, "extras") };
+    let options =
+        CacheOptions { limit: Some(LIMIT_DEFAULT), memory_limit: ByteSize::new(0), ..CacheOptions::new(dir, "extras") };
     let cache = Cache::open(options)?;
     let op = |number: u64| Op::Put {
         key: format!("key-{number:016}").into_bytes(),
@@ -407,11 +424,18 @@ fn extras(dir: &Path, entries: u64) -> anyhow::Result<()> {
     let single = per_call(2000, |number| Ok(drop(cache.put(format!("s{number}"), &[1; 100], &plain)?)))?;
     let batch = per_call(20, |round| {
         let ops: Vec<Op> = (0..100)
-            .map(|number| Op::Put { key: format!("b{round}-{number}").into(), value: vec![1; 100], options: plain.clone() })
+            .map(|number| Op::Put {
+                key: format!("b{round}-{number}").into(),
+                value: vec![1; 100],
+                options: plain.clone(),
+            })
             .collect();
         Ok(drop(cache.batch(&ops)?))
     })? / 100.0;
-    println!("put of 100 bytes: single {single:.1} us, in a batch of 100 {batch:.1} us: {:.1} times faster", single / batch);
+    println!(
+        "put of 100 bytes: single {single:.1} us, in a batch of 100 {batch:.1} us: {:.1} times faster",
+        single / batch
+    );
     let tags = PutOptions::ttl(Duration::from_millis(1));
     for start in (0..10_000).step_by(100) {
         let ops: Vec<Op> = (start..start + 100)
@@ -428,7 +452,9 @@ fn extras(dir: &Path, entries: u64) -> anyhow::Result<()> {
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
-        Mode::Run { dir, seconds, engines, sizes, processes, full } => run(&dir, seconds, &engines, &sizes, &processes, full),
+        Mode::Run { dir, seconds, engines, sizes, processes, full } => {
+            run(&dir, seconds, &engines, &sizes, &processes, full)
+        }
         Mode::Worker { engine, dir, size, work: kind, seed, start_ns, seconds, limit } => {
             let mut engine = open(&engine, &dir, seed, limit)?;
             std::thread::sleep(Duration::from_nanos(start_ns.saturating_sub(now_ns())));
