@@ -315,7 +315,7 @@ impl Inner {
                     kept.renew(now);
                 }
             }
-            if kept.count_hit() {
+            if kept.count_hit() || !disk.counts_to_three() {
                 disk.touch(kept.id, 0);
             }
         }

@@ -23,6 +23,8 @@ mod codec;
 mod disk;
 mod error;
 mod flight;
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod lock;
 mod memory;

@@ -271,7 +271,8 @@ impl Disk {
     fn give_pages_back(&self) -> Result<()> {
         let worth = self.read(|sql| {
             let (free, pages) = (count(sql, "PRAGMA freelist_count")?, count(sql, "PRAGMA page_count")?);
-            Ok(free > 64 && free * 4 > pages)
+            // Also when a process died between cutting the file and counting it.
+            Ok((free > 64 && free * 4 > pages) || pages < super::state::State::load(sql)?.index_pages)
         })?;
         if !worth {
             return Ok(());

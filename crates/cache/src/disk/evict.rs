@@ -84,7 +84,8 @@ impl Disk {
         }
     }
 
-    fn counts_to_three(&self) -> bool {
+    /// Whether hits past the third change nothing.
+    pub(crate) fn counts_to_three(&self) -> bool {
         self.policy_seen.load(std::sync::atomic::Ordering::Relaxed) == 0
     }
 

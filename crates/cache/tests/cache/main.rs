@@ -4,6 +4,7 @@
 
 mod bounds;
 mod damage;
+mod hit_ratio;
 mod levels;
 mod processes;
 mod redis_level;
