@@ -30,8 +30,8 @@ use http::Http;
 const PAGE_BYTES_MAX: u64 = 64 << 20;
 /// Largest `.metadata` file or JSON document, bytes.
 const METADATA_BYTES_MAX: u64 = 8 << 20;
-/// Bytes fetched from the end of a wheel at first.
-const TAIL_BYTES: u64 = 64 << 10;
+/// Bytes fetched from the end of a wheel at first: what finding the list of files needs, and mostly all of it.
+const TAIL_BYTES: u64 = archive::TAIL_BYTES_MAX;
 /// Requests under way at once.
 const CONCURRENCY: usize = 16;
 /// How long "this version has no metadata" is believed.
@@ -260,7 +260,8 @@ impl Lookup<'_> {
         let url = format!("{}.metadata", wheel.url.split('#').next().unwrap_or_default());
         let answer = self.http()?.get(&url, &[], METADATA_BYTES_MAX)?;
         if answer.status != 200 {
-            return Err(not_found(&url, answer.status));
+            // Stores of files answer 403 for what they do not have.
+            return Err(Error::new(Kind::NotFound, format!("{} answered {}", redact_url(&url), answer.status)));
         }
         if let Some(wanted) = &wheel.metadata_sha256 {
             if *wanted != crate::digest::sha256_hex(&answer.body) {
@@ -391,9 +392,14 @@ struct Ranges<'a> {
 impl<'a> Ranges<'a> {
     fn open(http: &'a Http<'a>, url: &'a str) -> Result<Self> {
         let range = format!("bytes=-{TAIL_BYTES}");
-        let answer = http.get(url, &[("range", &range), ("accept-encoding", "identity")], TAIL_BYTES)?;
+        let whole = || Error::new(Kind::NotFound, format!("{} is not served in ranges", redact_url(url)));
+        let answer = match http.get(url, &[("range", &range), ("accept-encoding", "identity")], TAIL_BYTES) {
+            // More than was asked for: the whole file.
+            Err(error) if error.kind() == Kind::Limit => return Err(whole()),
+            answer => answer?,
+        };
         if answer.status != 206 {
-            return Err(Error::new(Kind::NotFound, format!("{} is not served in ranges", redact_url(url))));
+            return Err(whole());
         }
         let len = answer.content_range.rsplit('/').next().and_then(|len| len.parse().ok());
         match len {
