@@ -14,6 +14,8 @@ pub mod archive;
 pub mod check;
 pub mod environment;
 pub mod finding;
+pub mod history;
+pub mod index;
 pub mod licence;
 pub mod lock;
 pub mod marker;
@@ -24,6 +26,7 @@ pub mod policy;
 pub mod report;
 pub mod store;
 
+mod digest;
 mod parallel;
 
 weir_base::define_error!(

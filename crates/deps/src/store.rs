@@ -12,8 +12,54 @@ pub trait Store: Send + Sync {
     fn get(&self, key: &str) -> Option<Vec<u8>>;
     /// Remembers `bytes`; `life` of `None` means that they never become wrong.
     fn put(&self, key: &str, bytes: &[u8], life: Option<Duration>);
-    /// Forgets everything whose key starts with `prefix`, where the store can; for a changed data file.
-    fn forget(&self, prefix: &str);
+}
+
+/// Weir's cache: memory, disk and, where configured, Redis. Writes are gathered and put in one batch at the end, as each
+/// single one would cost a transaction.
+pub struct CacheStore {
+    cache: weir_cache::Cache,
+    waiting: Mutex<Vec<weir_cache::Op>>,
+}
+
+impl CacheStore {
+    /// Stands on an open cache.
+    pub fn new(cache: weir_cache::Cache) -> Self {
+        Self { cache, waiting: Mutex::default() }
+    }
+
+    /// Puts what has been gathered.
+    pub fn flush(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for part in waiting.chunks(weir_cache::BATCH_MAX) {
+            // A failed write is a later miss (C1).
+            let _ = self.cache.batch(part);
+        }
+    }
+}
+
+impl Drop for CacheStore {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl Store for CacheStore {
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.cache.get(key).map(|bytes| bytes.to_vec())
+    }
+
+    fn put(&self, key: &str, bytes: &[u8], life: Option<Duration>) {
+        let options = weir_cache::PutOptions { ttl: life, ..Default::default() };
+        let op = weir_cache::Op::Put { key: key.as_bytes().to_vec(), value: bytes.to_vec(), options };
+        let full = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            waiting.push(op);
+            waiting.len() >= 1000
+        };
+        if full {
+            self.flush();
+        }
+    }
 }
 
 /// Remembers nothing.
@@ -25,7 +71,6 @@ impl Store for NoStore {
         None
     }
     fn put(&self, _key: &str, _bytes: &[u8], _life: Option<Duration>) {}
-    fn forget(&self, _prefix: &str) {}
 }
 
 /// In memory, for one process, up to a number of bytes; past it, new entries are not taken.
@@ -73,12 +118,6 @@ impl<C: Clock> Store for MemoryStore<C> {
             entries.by_key.insert(key.to_owned(), (bytes.to_vec(), until));
         }
     }
-
-    fn forget(&self, prefix: &str) {
-        let mut entries = self.entries();
-        entries.by_key.retain(|key, _| !key.starts_with(prefix));
-        entries.bytes = entries.by_key.iter().map(|(key, (bytes, _))| key.len() + bytes.len()).sum();
-    }
 }
 
 /// Counts hits and misses of the store behind it.
@@ -111,9 +150,6 @@ impl Store for CountingStore<'_> {
     fn put(&self, key: &str, bytes: &[u8], life: Option<Duration>) {
         self.inner.put(key, bytes, life);
     }
-    fn forget(&self, prefix: &str) {
-        self.inner.forget(prefix);
-    }
 }
 
 #[cfg(test)]
@@ -132,7 +168,5 @@ mod tests {
         let counted = CountingStore::new(&store);
         assert!(counted.get("a").is_some() && counted.get("x").is_none());
         assert_eq!(counted.counts(), (1, 1));
-        store.forget("a");
-        assert_eq!(store.get("a"), None);
     }
 }

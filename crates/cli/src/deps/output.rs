@@ -1,11 +1,63 @@
-//! Where answers go, and how long each stage took.
+//! Where answers go and in which form, and how long each stage took.
 
 use std::fmt;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use weir_base::{Clock, FileSystem, OsFileSystem, SystemClock};
+use weir_deps::check::Report;
+use weir_deps::finding::Level;
+use weir_deps::policy::Policy;
+use weir_deps::{history, report};
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// The whole answer.
+    Json,
+    /// For pull requests.
+    Markdown,
+    /// The compliance page.
+    Html,
+    /// SARIF 2.1.0.
+    Sarif,
+    /// Annotations of GitHub's workflows.
+    Github,
+    /// JUnit XML.
+    Junit,
+    /// CycloneDX 1.5.
+    Cyclonedx,
+    /// SPDX 2.3.
+    Spdx,
+    /// NOTICE file with texts.
+    Notice,
+    /// What pip-licenses prints.
+    PipLicensesJson,
+    /// Line protocol, for `weir write --db weir`.
+    Lines,
+}
+
+/// The report in a form.
+pub(crate) fn render(format: Format, found: &Report, policy: &Policy, fail_on: Level) -> anyhow::Result<String> {
+    Ok(match format {
+        Format::Table => report::table::check(found, Level::Warn),
+        Format::Json => report::json::report(found),
+        Format::Markdown => report::markdown::report(found),
+        Format::Html => report::page::report(found, policy),
+        Format::Sarif => report::sarif::report(found),
+        Format::Github => report::pipeline::github(found),
+        Format::Junit => report::pipeline::junit(found, fail_on),
+        Format::Cyclonedx => report::bill::cyclonedx(found),
+        Format::Spdx => report::bill::spdx(found),
+        Format::Notice => report::notice::report(found, &OsFileSystem),
+        Format::PipLicensesJson => report::json::pip_licenses(found),
+        Format::Lines => history::lines(found),
+    })
+}
 
 /// Writes to a file (replaced as a whole) or to stdout. A closed pipe is the reader's wish, not an error.
 pub(crate) fn write(file: Option<&Path>, text: &str) -> anyhow::Result<()> {
@@ -36,7 +88,7 @@ impl Timings {
     /// Ends a stage.
     pub(crate) fn mark(&mut self, stage: &'static str) {
         let now = self.clock.monotonic();
-        self.stages.push((stage, now - self.last));
+        self.stages.push((stage, now.saturating_sub(self.last)));
         self.last = now;
     }
 }

@@ -221,7 +221,7 @@ impl Advisories {
     }
 
     /// What could not be looked at.
-    pub(crate) fn problems(&self, policy: &Policy) -> Vec<Finding> {
+    pub fn problems(&self, policy: &Policy) -> Vec<Finding> {
         let make = |why: &String| {
             Finding::new(Code::DataMissing, policy.levels.missing, why.clone())
                 .at(self.path.display().to_string(), 0)

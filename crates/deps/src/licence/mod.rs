@@ -226,8 +226,11 @@ impl<'a> Ladder<'a> {
         let stated = self.stated();
         let mut confidence: f32 = if rung == Rung::Alias { 1.0 } else { 0.95 };
         for set in declared.iter_mut().filter(|set| set.len() > 1) {
-            let text = stated.iter().find_map(|(id, share)| {
-                set.iter().find(|candidate| same_text(candidate, id)).map(|candidate| (candidate.clone(), *share))
+            let exact = stated.iter().find(|(id, _)| set.contains(id)).cloned();
+            let text = exact.or_else(|| {
+                stated.iter().find_map(|(id, share)| {
+                    set.iter().find(|candidate| same_text(candidate, id)).map(|candidate| (candidate.clone(), *share))
+                })
             });
             if let Some((id, share)) = text {
                 *set = vec![id];

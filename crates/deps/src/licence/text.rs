@@ -58,6 +58,10 @@ const ISC_GRANT_B: &str =
     "permission to use copy modify and distribute this software for any purpose with or without fee is hereby granted";
 const ISC_NOTICE: &str = "provided that the above copyright notice and this permission notice appear in all copies";
 
+/// The full texts, which quote the notice that they tell people to use.
+const GNU_TEXTS: &[&str] =
+    &["version 3 29 june 2007", "version 2 june 1991", "version 2 1 february 1999", "19 november 2007"];
+
 const RULES: &[Rule] = &[
     text("MIT", &[MIT_GRANT, MIT_NOTICE], &["shall be used for good not evil"]),
     text("MIT", &[MIT_GRANT, "permission notice including the next paragraph shall be included in all copies"], &[]),
@@ -142,6 +146,34 @@ const RULES: &[Rule] = &[
     ),
     text("UPL-1.0", &["the universal permissive license upl version 1 0"], &[]),
     text("Unicode-3.0", &["unicode license v3"], &[]),
+    notice(
+        "GPL-3.0-or-later",
+        &[
+            "gnu general public license as published by the free software foundation either version 3 of the license or at your option any later",
+        ],
+        GNU_TEXTS,
+    ),
+    notice(
+        "GPL-2.0-or-later",
+        &[
+            "gnu general public license as published by the free software foundation either version 2 of the license or at your option any later",
+        ],
+        GNU_TEXTS,
+    ),
+    notice(
+        "LGPL-3.0-or-later",
+        &[
+            "gnu lesser general public license as published by the free software foundation either version 3 of the license or at your option any later",
+        ],
+        GNU_TEXTS,
+    ),
+    notice(
+        "LGPL-2.1-or-later",
+        &[
+            "gnu lesser general public license as published by the free software foundation either version 2 1 of the license or at your option any later",
+        ],
+        GNU_TEXTS,
+    ),
     notice("LicenseRef-Commons-Clause", &["commons clause license condition"], &[]),
 ];
 

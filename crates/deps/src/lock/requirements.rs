@@ -120,6 +120,9 @@ pub(super) fn requirement(reader: &mut Reader<'_>, spec: &str, line: u32, hashes
     if spec.len() > 4096 {
         return reader.problem(line, "a requirement longer than 4096 bytes");
     }
+    if !has_sound_names(spec) {
+        return reader.problem(line, format!("'{}' is not a requirement", name::printable(&name::redact_url(spec))));
+    }
     let parsed = match Requirement::<pep508_rs::VerbatimUrl>::from_str(spec) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -147,4 +150,15 @@ pub(super) fn requirement(reader: &mut Reader<'_>, spec: &str, line: u32, hashes
     package.artifacts = hashes.iter().map(|hash| artifact("", hash, None)).collect();
     package.hashed = package.artifacts.iter().any(|artifact| artifact.sha256.is_some());
     reader.set.packages.push(package);
+}
+
+/// Whether the name and the extras are names. The parser underneath panics on some that are not ("idna- ==3.10").
+fn has_sound_names(spec: &str) -> bool {
+    let is_name = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let end = spec.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))).unwrap_or(spec.len());
+    let rest = spec[end..].trim_start();
+    let extras = rest.strip_prefix('[').map_or("", |extras| extras.split(']').next().unwrap_or_default());
+    is_name(&spec[..end]) && (extras.trim().is_empty() || extras.split(',').all(|extra| is_name(extra.trim())))
 }

@@ -52,6 +52,47 @@ pillow | MIT-CMU | expression | unlisted |
 numpy | BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0 | expression | unlisted |
 cffi | MIT-0 | expression | unlisted |
 unidecode | GPL-2.0-or-later | classifier | prohibited |
+ansible-core | GPL-3.0-or-later | classifier | prohibited |
+altgraph | MIT | field | approved | license-conflict
+bleach | Apache-2.0 | fuzzy | approved | license-uncertain
+build | MIT | expression | approved |
+certifi | MPL-2.0 | field | restricted |
+chardet | 0BSD | expression | unlisted |
+contourpy | BSD-3-Clause | text | approved |
+cryptography | Apache-2.0 OR BSD-3-Clause | expression | approved |
+distlib | PSF-2.0 | field | approved |
+docutils | BSD-3-Clause AND GPL-1.0-or-later AND LicenseRef-Public-Domain | fuzzy | prohibited | license-uncertain
+hydra-core | MIT | classifier | approved |
+isodate | BSD-3-Clause | text | approved |
+kiwisolver | BSD-3-Clause | text | approved |
+mysql-connector-python | GPL-2.0-only WITH Universal-FOSS-exception-1.0 | alias | prohibited |
+neo4j | Apache-2.0 AND Python-2.0 | expression | unlisted |
+omegaconf | BSD-3-Clause | fuzzy | approved | license-uncertain
+packaging | Apache-2.0 OR BSD-2-Clause | expression | approved |
+paramiko | LGPL-2.1-only | expression | restricted | license-deprecated
+passlib | BSD-3-Clause | fuzzy | approved | license-uncertain
+pathspec | MPL-2.0 | classifier | restricted |
+patsy | BSD-2-Clause | alias | approved |
+polars | MIT | classifier | approved |
+protobuf | BSD-3-Clause | alias | approved |
+psycopg2-binary | LGPL-3.0-or-later | text | restricted |
+pyinstaller-hooks-contrib | Apache-2.0 AND GPL-2.0-only | fuzzy | prohibited | license-uncertain
+pylint | GPL-2.0-or-later | expression | prohibited |
+pyphen | GPL-2.0-or-later AND LGPL-2.0-or-later AND MPL-1.1 | classifier | prohibited | license-uncertain
+pyside6-essentials | LGPL-3.0-only OR GPL-2.0-only OR GPL-3.0-only | field | restricted |
+pystache | MIT | classifier | approved |
+regex | Apache-2.0 AND CNRI-Python | expression | unlisted |
+reportlab | BSD-3-Clause | fuzzy | approved | license-uncertain
+requests-oauthlib | ISC | field | approved | license-conflict
+roman-numerals | 0BSD OR CC0-1.0 | expression | unlisted |
+shellingham | ISC | alias | approved |
+simplejson | MIT OR AFL-2.1 | field | approved |
+sniffio | MIT OR Apache-2.0 | field | approved |
+terminado | BSD-2-Clause | text | approved |
+text-unidecode | Artistic-1.0-Perl AND GPL-2.0-or-later | fuzzy | prohibited | license-uncertain
+tiktoken | MIT | text | approved |
+ujson | BSD-3-Clause AND TCL | expression | unlisted |
+zope-interface | ZPL-2.1 | expression | unlisted |
 ";
 
 #[test]

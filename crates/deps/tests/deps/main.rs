@@ -1,4 +1,10 @@
 //! The crate from the outside: real metadata, lock files, hostile inputs, a mock index, and reports read by others.
 
+mod environments;
+mod hostile;
+mod index;
 mod licences;
 mod locks;
+mod mock;
+mod policies;
+mod reports;
