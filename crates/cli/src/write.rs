@@ -158,6 +158,7 @@ async fn write_file(
         terminal,
         bar: &bar,
         totals: Totals::default(),
+        whole: args.all_or_nothing,
     };
     let counted = bar.wrap_read(raw);
     let outcome = match args.format {
@@ -194,7 +195,7 @@ pub(crate) async fn load(
 ) -> Result<Totals> {
     let path = format!("/api/v3/write_lp?db={}&precision=ns", escape(db));
     let retry_time = Duration::from_secs(60);
-    let mut sender = Sender { session, path, retry_time, terminal, bar, totals: Totals::default() };
+    let mut sender = Sender { session, path, retry_time, terminal, bar, totals: Totals::default(), whole: false };
     sender.send_lines(text).await?;
     Ok(sender.totals)
 }
@@ -206,6 +207,8 @@ struct Sender<'a> {
     terminal: &'a Terminal,
     bar: &'a ProgressBar,
     totals: Totals,
+    /// A batch is refused as a whole when a line of it is.
+    whole: bool,
 }
 
 impl Sender<'_> {
@@ -238,7 +241,7 @@ impl Sender<'_> {
             match self.send_once(text.clone(), first_line).await {
                 Ok(refused) => {
                     self.totals.lines += lines;
-                    self.totals.refused += refused;
+                    self.totals.refused += if self.whole && refused > 0 { lines } else { refused };
                     return Ok(());
                 }
                 Err(error) => {
