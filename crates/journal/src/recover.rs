@@ -52,10 +52,19 @@ pub(crate) struct Layout {
 impl Layout {
     /// Reads the manifest and the folder. `NotFound` when the folder does not exist.
     pub(crate) fn discover(fs: &dyn FileSystem, dir: &Path) -> Result<Self> {
-        let manifest = Manifest::load(fs, dir)?;
+        let mut manifest = Manifest::load(fs, dir)?;
+        let paths = loop {
+            let paths = fs.list(dir).map_err(|error| read_error(dir, error))?;
+            let now = Manifest::load(fs, dir)?;
+            if now.edition == manifest.edition {
+                break paths;
+            }
+            // Replaced while the folder was read: the two do not belong together.
+            manifest = now;
+        };
         let mut layout = Self { manifest, ..Self::default() };
         let mut unlisted = Vec::new();
-        for path in fs.list(dir).map_err(|error| read_error(dir, error))? {
+        for path in paths {
             if path.extension().is_some_and(|extension| extension == "new") {
                 layout.leftover.push(path);
                 continue;
