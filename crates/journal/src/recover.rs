@@ -368,7 +368,8 @@ fn rewrite_tail(env: &Env, dir: &Path, segment: &Segment, survey: &Survey) -> Re
         let Found::Frame(header) = segment.at(offset, survey.offset, next)? else {
             return Err(damage(segment, survey, "segment changed while it was read"));
         };
-        if header.records > 0 {
+        // Frames without records carry a mark, or answer for sequences that compaction dropped or a repair gave up.
+        if header.end > header.first {
             let stored = segment.stored(&header, offset, &mut stored)?;
             let stored = stored.ok_or_else(|| damage(segment, survey, "segment changed while it was read"))?;
             staged.push(FrameHeader { mark: survey.mark, ..header }, stored)?;
@@ -402,6 +403,7 @@ impl Staged {
 
     /// Appends a frame.
     pub(crate) fn push(&mut self, header: FrameHeader, stored: &[u8]) -> Result<()> {
+        assert_eq!(header.first, self.survey.next, "frames form a chain");
         let mut bytes = vec![0; frame::HEADER_LEN];
         bytes.extend_from_slice(stored);
         header.put(&mut bytes, self.header.salt, self.survey.offset);
