@@ -103,16 +103,18 @@ fn list_at(text: &[u8]) -> Option<(usize, u16)> {
     })
 }
 
-/// Where an entry may begin behind a damaged one: a `{` that names an id soon after.
-fn next_entry(text: &[u8], at: usize) -> usize {
-    let mut at = at + 1;
-    while let Some(skip) = text[at.min(text.len())..].iter().position(|byte| *byte == b'{') {
+/// Where an entry may begin behind a damaged one: a `{` whose first field is one that entries begin with.
+fn next_entry(text: &[u8], mut at: usize) -> usize {
+    const FIRST_FIELDS: [&[u8]; 5] =
+        [b"\"operation_id\"", b"\"rollback_operation_id\"", b"\"rollback_id\"", b"\"id\"", b"\"timestamp\""];
+    while at + 1 < text.len() {
+        at += 1;
+        let Some(skip) = text[at..].iter().position(|byte| *byte == b'{') else { break };
         at += skip;
-        let window = &text[at..text.len().min(at + 100)];
-        if [&b"operation_id"[..], b"timestamp"].iter().any(|name| window.windows(name.len()).any(|w| w == *name)) {
+        let inside = text[at + 1..].trim_ascii_start();
+        if FIRST_FIELDS.iter().any(|name| inside.starts_with(name)) {
             return at;
         }
-        at += 1;
     }
     text.len()
 }

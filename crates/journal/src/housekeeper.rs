@@ -154,7 +154,12 @@ impl Housekeeper {
     }
 
     fn compact(&mut self, mut compaction: Compaction) -> Result<Compacted> {
-        let manifest = self.with_unlisted();
+        // The new files must lie below the manifest's end, or they would count before it lists them.
+        if !self.unlisted.is_empty() {
+            let manifest = self.with_unlisted();
+            self.replace(manifest)?;
+        }
+        let manifest = self.manifest.clone();
         let next = self.shared.next.load(Ordering::Acquire);
         let active = (next.saturating_sub(manifest.end), self.shared.active_bytes.load(Ordering::Acquire));
         let scope = Scope { env: &self.env, dir: &self.dir, sealed: &manifest.sealed, active };

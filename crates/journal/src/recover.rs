@@ -52,10 +52,19 @@ pub(crate) struct Layout {
 impl Layout {
     /// Reads the manifest and the folder. `NotFound` when the folder does not exist.
     pub(crate) fn discover(fs: &dyn FileSystem, dir: &Path) -> Result<Self> {
-        let manifest = Manifest::load(fs, dir)?;
+        let mut manifest = Manifest::load(fs, dir)?;
+        let paths = loop {
+            let paths = fs.list(dir).map_err(|error| read_error(dir, error))?;
+            let now = Manifest::load(fs, dir)?;
+            if now.edition == manifest.edition {
+                break paths;
+            }
+            // Replaced while the folder was read: the two do not belong together.
+            manifest = now;
+        };
         let mut layout = Self { manifest, ..Self::default() };
         let mut unlisted = Vec::new();
-        for path in fs.list(dir).map_err(|error| read_error(dir, error))? {
+        for path in paths {
             if path.extension().is_some_and(|extension| extension == "new") {
                 layout.leftover.push(path);
                 continue;
@@ -359,7 +368,8 @@ fn rewrite_tail(env: &Env, dir: &Path, segment: &Segment, survey: &Survey) -> Re
         let Found::Frame(header) = segment.at(offset, survey.offset, next)? else {
             return Err(damage(segment, survey, "segment changed while it was read"));
         };
-        if header.records > 0 {
+        // Frames without records carry a mark, or answer for sequences that compaction dropped or a repair gave up.
+        if header.end > header.first {
             let stored = segment.stored(&header, offset, &mut stored)?;
             let stored = stored.ok_or_else(|| damage(segment, survey, "segment changed while it was read"))?;
             staged.push(FrameHeader { mark: survey.mark, ..header }, stored)?;
@@ -393,6 +403,7 @@ impl Staged {
 
     /// Appends a frame.
     pub(crate) fn push(&mut self, header: FrameHeader, stored: &[u8]) -> Result<()> {
+        assert_eq!(header.first, self.survey.next, "frames form a chain");
         let mut bytes = vec![0; frame::HEADER_LEN];
         bytes.extend_from_slice(stored);
         header.put(&mut bytes, self.header.salt, self.survey.offset);

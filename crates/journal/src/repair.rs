@@ -232,7 +232,7 @@ impl Repair<'_> {
         let mut cursor = Cursor::new(segment.clone(), part.end);
         let mut stored = Vec::new();
         while let Some((header, offset)) = cursor.next(true, &mut Vec::new())? {
-            if lost.iter().any(|lost| lost.offset == offset) || header.records == 0 && header.flags & FLAG_LOST == 0 {
+            if lost.iter().any(|lost| lost.offset == offset) || header.end == header.first {
                 continue;
             }
             let Some(stored) = segment.stored(&header, offset, &mut stored)? else { break };

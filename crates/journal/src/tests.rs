@@ -94,6 +94,7 @@ fn trimming_removes_whole_segments_and_survives_reopening() {
         append(&journal, "more");
         journal.rotate().unwrap();
     }
+    journal.settle().unwrap();
     let before = journal.stored_bytes();
     assert_eq!(journal.trim_before(2).unwrap(), 0, "half a segment stays");
     let freed = journal.trim_before(starts[2]).unwrap();
