@@ -5,11 +5,11 @@
 //! stand in a line, and the helper hands the lock to the first. Who gives up leaves the line; a helper that gets the lock with nobody in
 //! line lets go at once. The file's content names the holder for error messages only.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -175,7 +175,8 @@ fn serve_line(path: &Path) {
             state.lines.remove(path);
         }
         for caller in rest {
-            let copy = outcome.as_ref().map_or_else(|error| io::Error::from(error.kind()), |_| io::Error::other("lock"));
+            let copy =
+                outcome.as_ref().map_or_else(|error| io::Error::from(error.kind()), |_| io::Error::other("lock"));
             state.outcomes.insert(caller, Err(copy));
         }
         if let Some(first) = first {

@@ -221,10 +221,8 @@ impl Appender {
 
     fn append(&mut self, records: &[OwnedRecord]) -> anyhow::Result<()> {
         self.check()?;
-        let refs: Vec<Record<'_>> = records
-            .iter()
-            .map(|r| Record { time: r.time, kind: r.kind, key: &r.key, payload: &r.payload })
-            .collect();
+        let refs: Vec<Record<'_>> =
+            records.iter().map(|r| Record { time: r.time, kind: r.kind, key: &r.key, payload: &r.payload }).collect();
         loop {
             let failure = Arc::clone(&self.failure);
             let outcome = self.journal.submit(&refs, self.durability, move |outcome| {
@@ -438,7 +436,8 @@ fn verify(args: &Inspect, terminal: &Terminal) -> anyhow::Result<Exit> {
     tell_lost(&found.damage, terminal);
     if let Some(torn) = &found.torn {
         let file = torn.file.display();
-        terminal.say(format!("{file}: a torn tail of {} bytes at {}; the next writer cuts it", torn.bytes, torn.offset));
+        terminal
+            .say(format!("{file}: a torn tail of {} bytes at {}; the next writer cuts it", torn.bytes, torn.offset));
     }
     for file in &found.footers_bad {
         terminal.warn(format!("{}: the footer is missing or bad; repair builds it again", file.display()));
@@ -451,9 +450,7 @@ fn show(found: &Verification, json: bool) -> anyhow::Result<Exit> {
     let (min, max) = found.times.unzip();
     let mut out = std::io::stdout().lock();
     if json {
-        let lost = |lost: &Lost| {
-            json!({"file": lost.file, "offset": lost.offset, "bytes": lost.bytes, "first": lost.first, "end": lost.end, "what": lost.what})
-        };
+        let lost = |lost: &Lost| json!({"file": lost.file, "offset": lost.offset, "bytes": lost.bytes, "first": lost.first, "end": lost.end, "what": lost.what});
         let object = json!({
             "records": found.records,
             "raw_bytes": found.raw_bytes,

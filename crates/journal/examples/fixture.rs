@@ -15,8 +15,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..12 {
             let key = format!("key-{}", number % 5);
             let payload = format!("{{\"number\":{number},\"text\":\"{}\"}}", "weir ".repeat(usize::from(number % 9)));
-            let record =
-                Record { time: 1_700_000_000_000_000_000 + i64::from(number), kind: number % 3, key: key.as_bytes(), payload: payload.as_bytes() };
+            let record = Record {
+                time: 1_700_000_000_000_000_000 + i64::from(number),
+                kind: number % 3,
+                key: key.as_bytes(),
+                payload: payload.as_bytes(),
+            };
             journal.append(&[record, record], Durability::Durable)?;
             number += 1;
         }

@@ -30,8 +30,8 @@ pub fn to_line(record: &RecordRef<'_>) -> String {
 /// `Invalid` when the line is no such object.
 pub fn from_line(line: &str) -> Result<OwnedRecord> {
     let invalid = |what: &str| Error::invalid(format!("not a record of a journal: {what}"));
-    let object: Map<String, Value> =
-        serde_json::from_str(line).map_err(|error| Error::wrap(weir_base::Kind::Invalid, "not a JSON object", error))?;
+    let object: Map<String, Value> = serde_json::from_str(line)
+        .map_err(|error| Error::wrap(weir_base::Kind::Invalid, "not a JSON object", error))?;
     let bytes = |name: &str| -> Result<Vec<u8>> {
         match (object.get(name), object.get(&format!("{name}_hex"))) {
             (Some(Value::String(text)), None) => Ok(text.clone().into_bytes()),

@@ -300,8 +300,9 @@ impl Reader {
     pub(crate) fn rules_out(part: &Part, query: &Query) -> bool {
         let ends_before = part.end.is_some_and(|end| end <= *query.sequences.start());
         let begins_after = part.first > *query.sequences.end();
-        let other_time =
-            part.listed.is_some_and(|sealed| sealed.time_min > *query.times.end() || sealed.time_max < *query.times.start());
+        let other_time = part
+            .listed
+            .is_some_and(|sealed| sealed.time_min > *query.times.end() || sealed.time_max < *query.times.start());
         ends_before || begins_after || other_time
     }
 
