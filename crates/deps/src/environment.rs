@@ -68,10 +68,10 @@ fn folders_of_dir(fs: &dyn FileSystem, dir: &Path, folders: &mut Vec<PathBuf>) {
             (name.trim() == key).then(|| value.trim().to_owned())
         })
     };
-    if value("include-system-site-packages").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
-        if let Some(prefix) = value("home").as_deref().map(Path::new).and_then(Path::parent) {
-            folders_of_prefix(fs, prefix, folders);
-        }
+    if value("include-system-site-packages").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        && let Some(prefix) = value("home").as_deref().map(Path::new).and_then(Path::parent)
+    {
+        folders_of_prefix(fs, prefix, folders);
     }
 }
 

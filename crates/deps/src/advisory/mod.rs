@@ -244,11 +244,11 @@ fn finding(record: &Record, package: &Package, policy: &Policy, now: Timestamp) 
     let mut level = rules.levels[at];
     let aliases = if record.aliases.is_empty() { String::new() } else { format!(" ({})", record.aliases.join(", ")) };
     let mut message = format!("{}{aliases}, {}: {}", record.id, record.severity.word(), record.summary);
-    if let Some(days) = rules.deadline_days.get(at) {
-        if age_days(&record.published, &today) > i64::from(*days) {
-            level = Level::Deny;
-            message.push_str(&format!("; published {}, past the deadline of {days} days", record.published));
-        }
+    if let Some(days) = rules.deadline_days.get(at)
+        && age_days(&record.published, &today) > i64::from(*days)
+    {
+        level = Level::Deny;
+        message.push_str(&format!("; published {}, past the deadline of {days} days", record.published));
     }
     let ignored = rules.ignore.iter().find(|(id, _, last)| {
         (*id == record.id || record.aliases.contains(id)) && last.as_ref().is_none_or(|last| *last >= today)

@@ -229,14 +229,14 @@ fn excepted(
 }
 
 fn sources(package: &Package, set: &PackageSet, policy: &Policy, findings: &mut Vec<Finding>) {
-    if let Some(origin) = &package.origin {
-        if !policy.indexes.is_empty() && !policy.indexes.iter().any(|prefix| starts_with_url(origin, prefix)) {
-            let message = format!("it comes from {origin}, which the policy does not allow");
-            findings.push(
-                Finding::new(Code::IndexNotAllowed, policy.indexes_level, message)
-                    .at(package.file.clone(), package.line),
-            );
-        }
+    if let Some(origin) = &package.origin
+        && !policy.indexes.is_empty()
+        && !policy.indexes.iter().any(|prefix| starts_with_url(origin, prefix))
+    {
+        let message = format!("it comes from {origin}, which the policy does not allow");
+        findings.push(
+            Finding::new(Code::IndexNotAllowed, policy.indexes_level, message).at(package.file.clone(), package.line),
+        );
     }
     let given = match (package.hashed, package.pinned) {
         (true, _) => Pinning::Hash,

@@ -79,10 +79,10 @@ pub fn fill(set: &mut PackageSet, fetch: &Fetch<'_>) -> HashMap<String, Newest> 
         let package = &packages[*at];
         let mut lookup = Lookup { fetch, package, page: None };
         let known = package.metadata.is_none().then(|| lookup.known());
-        if fetch.newest {
-            if let Some(found) = lookup.newest() {
-                newest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(package.name.clone(), found);
-            }
+        if fetch.newest
+            && let Some(found) = lookup.newest()
+        {
+            newest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(package.name.clone(), found);
         }
         known
     });
@@ -101,10 +101,10 @@ fn adopt(package: &mut Package, known: Known, level: Level) {
     if let Some(why) = &known.missing {
         return missing(package, why, level);
     }
-    if let Some(metadata) = &known.metadata {
-        if package.requires.is_empty() {
-            package.requires = metadata.requires.iter().filter_map(|one| environment::required_name(one)).collect();
-        }
+    if let Some(metadata) = &known.metadata
+        && package.requires.is_empty()
+    {
+        package.requires = metadata.requires.iter().filter_map(|one| environment::required_name(one)).collect();
     }
     package.metadata = known.metadata;
     package.texts = known.texts.into_iter().map(|(file, hash, licenses)| FileText { file, hash, licenses }).collect();
@@ -263,13 +263,13 @@ impl Lookup<'_> {
             // Stores of files answer 403 for what they do not have.
             return Err(Error::new(Kind::NotFound, format!("{} answered {}", redact_url(&url), answer.status)));
         }
-        if let Some(wanted) = &wheel.metadata_sha256 {
-            if *wanted != crate::digest::sha256_hex(&answer.body) {
-                return Err(Error::new(
-                    Kind::Damaged,
-                    format!("{} has another hash than the index says", redact_url(&url)),
-                ));
-            }
+        if let Some(wanted) = &wheel.metadata_sha256
+            && *wanted != crate::digest::sha256_hex(&answer.body)
+        {
+            return Err(Error::new(
+                Kind::Damaged,
+                format!("{} has another hash than the index says", redact_url(&url)),
+            ));
         }
         self.checked(&answer.body)
     }

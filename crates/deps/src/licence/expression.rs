@@ -165,10 +165,10 @@ fn license_id(token: &str) -> Option<(String, Option<String>)> {
     let (base, plus) = token.strip_suffix('+').map_or((token, false), |base| (base, true));
     let found = find_license(base)?;
     let name = found.name;
-    if found.is_deprecated() {
-        if let Some(new) = successor(name, plus) {
-            return Some((new, Some(if plus { format!("{name}+") } else { name.to_owned() })));
-        }
+    if found.is_deprecated()
+        && let Some(new) = successor(name, plus)
+    {
+        return Some((new, Some(if plus { format!("{name}+") } else { name.to_owned() })));
     }
     if plus && found.is_gnu() {
         let base = name.strip_suffix("-only").unwrap_or(name);

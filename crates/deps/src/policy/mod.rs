@@ -226,10 +226,10 @@ impl Policy {
         if class == Class::Unlisted && license.exception.is_some() {
             class = self.class_of_name(&license.id);
         }
-        if class == Class::Unlisted {
-            if let Some(base) = license.id.strip_suffix('+') {
-                class = self.class_of_name(base);
-            }
+        if class == Class::Unlisted
+            && let Some(base) = license.id.strip_suffix('+')
+        {
+            class = self.class_of_name(base);
         }
         class
     }

@@ -153,7 +153,8 @@ fn broken_answers_are_findings() {
     let wrong_hash = page(Some(&"0".repeat(64)));
     let other = METADATA.replace("Name: pkg", "Name: other");
     let hostile = zip(&[("../../evil", b"x"), ("pkg-1.0.dist-info/METADATA", METADATA.as_bytes())]);
-    let cases: Vec<(&str, Vec<(String, Answer)>, &str)> = vec![
+    type Case = (&'static str, Vec<(String, Answer)>, &'static str);
+    let cases: Vec<Case> = vec![
         (
             "wrong hash",
             vec![
