@@ -127,7 +127,8 @@ impl World {
                 tags: tag_ranges(&schema, rows),
                 order: (snapshot.version, snapshot.version),
             };
-            let put = self.tables.objects.put(&Path::parse(path).unwrap(), Bytes::from(bytes).into());
+            let place = Path::parse(path).unwrap();
+            let put = self.tables.objects.put(&place, Bytes::from(bytes).into());
             futures::executor::block_on(put).unwrap();
             snapshot.files.push(Arc::new(file));
         });
