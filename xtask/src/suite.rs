@@ -57,6 +57,11 @@ fn components() -> anyhow::Result<()> {
     if packages.contains(&"python3") || !has_venv().is_ok_and(|output| output.status.success()) {
         packages.push("python3-venv");
     }
+    let listed =
+        std::fs::read_to_string(shell::root().join("xtask/apt-packages.txt")).context("xtask/apt-packages.txt")?;
+    packages.extend(
+        listed.lines().map(str::trim).filter(|name| !name.is_empty() && !name.starts_with('#') && !is_installed(name)),
+    );
     if !packages.is_empty() {
         say(&format!("installing {}", packages.join(", ")));
         shell::run(&mut apt_get(&["update", "--quiet=2"]))?;
@@ -64,6 +69,12 @@ fn components() -> anyhow::Result<()> {
         shell::run(install.args(&packages)).context("a component that the tests need cannot be installed")?;
     }
     python::ensure().map(|_| ())
+}
+
+/// Whether the system has a package, as its package manager knows.
+fn is_installed(package: &str) -> bool {
+    let status = Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]).output();
+    status.is_ok_and(|output| output.stdout == b"installed")
 }
 
 /// `apt-get`, through `sudo` for a person who is not root.
