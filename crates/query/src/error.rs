@@ -5,6 +5,10 @@ use weir_base::{Kind, Retry};
 
 weir_base::define_error!("What a query could not do, for whom it matters (kind) and whether to try again (retry).");
 
+/// Where an operator ran out of memory or disk without saying of which limit.
+const LIMIT_SETTINGS: &str =
+    " (settings query_each_memory_bytes_max, query_memory_bytes_max, query_spill_dir, query_spill_bytes_max)";
+
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
         classify(error)
@@ -46,7 +50,11 @@ fn classify(error: DataFusionError) -> Error {
         DataFusionError::IoError(inner) => (weir_base::error::kind_of_io(inner), Retry::Never),
         _ => (Kind::Internal, Retry::Never),
     };
-    Error::new(kind, message(&error)).with_retry(retry)
+    let mut text = message(&error);
+    if kind == Kind::Limit && !text.contains("(setting ") {
+        text.push_str(LIMIT_SETTINGS);
+    }
+    Error::new(kind, text).with_retry(retry)
 }
 
 /// The innermost error; `Ok` when it is one of ours.

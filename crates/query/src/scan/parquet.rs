@@ -59,7 +59,7 @@ impl Files {
         columns: &[usize],
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let opened = files.iter().map(|file| self.file(file)).collect::<Result<Vec<_>>>()?;
+        let opened = files.iter().map(|file| self.file(file, Vec::new())).collect::<Result<Vec<_>>>()?;
         let builder = FileScanConfigBuilder::new(self.url.clone(), Arc::new(self.source(None)))
             .with_file_groups(groups(opened, partitions))
             .with_statistics(self.statistics(&files.iter().map(Arc::as_ref).collect::<Vec<_>>()));
@@ -87,7 +87,7 @@ impl Files {
             .map(|(file, times)| {
                 let bounds = [*times.start(), *times.end()];
                 let bounds = bounds.map(|bound| ScalarValue::TimestampNanosecond(Some(bound), None));
-                Ok(self.file(file)?.with_partition_values(bounds.to_vec()))
+                self.file(file, bounds.to_vec())
             })
             .collect::<Result<Vec<_>>>()?;
         let builder = FileScanConfigBuilder::new(self.url.clone(), Arc::new(self.configure(source)))
@@ -104,7 +104,7 @@ impl Files {
         batch_rows: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let builder = FileScanConfigBuilder::new(self.url.clone(), Arc::new(self.source(times)))
-            .with_file_groups(vec![FileGroup::new(vec![self.file(file)?])])
+            .with_file_groups(vec![FileGroup::new(vec![self.file(file, Vec::new())?])])
             .with_output_ordering(vec![self.ordering(columns)?])
             .with_batch_size(Some(batch_rows));
         self.finish(builder, &columns.read)
@@ -133,11 +133,10 @@ impl Files {
         source.with_table_parquet_options(options).with_parquet_file_reader_factory(Arc::new(readers))
     }
 
-    fn file(&self, file: &DataFile) -> Result<PartitionedFile> {
+    fn file(&self, file: &DataFile, clip: Vec<ScalarValue>) -> Result<PartitionedFile> {
         let mut opened = PartitionedFile::new("", file.size);
         opened.object_meta.location = Path::parse(&file.path).map_err(object_store::Error::from)?;
-        opened.statistics = Some(Arc::new(self.statistics(&[file])));
-        Ok(opened)
+        Ok(opened.with_partition_values(clip).with_statistics(Arc::new(self.statistics(&[file]))))
     }
 
     /// What is known of files that share no key: the number of rows exactly, the rest as bounds.
