@@ -319,14 +319,11 @@ impl Reader {
                 .with_prefix(segment, prefix, usize::MAX)?
                 .map(|keys| keys.into_iter().flat_map(|(_, frames)| frames).collect()),
         };
-        let wanted = |entry: &&FrameEntry| may_answer(entry, query);
-        Ok(Some(match numbers {
-            None => index.frames.iter().filter(wanted).cloned().collect(),
-            Some(numbers) => {
-                let entries = numbers.iter().filter_map(|number| index.frames.get(*number as usize));
-                entries.filter(wanted).cloned().collect()
-            }
-        }))
+        let entries = index.frames.iter().enumerate().filter(|(number, entry)| {
+            let wanted = numbers.as_ref().is_none_or(|numbers| numbers.contains(&(*number as u32)));
+            wanted && may_answer(entry, query)
+        });
+        Ok(Some(entries.map(|(_, entry)| entry.clone()).collect()))
     }
 
     /// The frames of a segment by walking their headers, the good ones up to where it ends or is torn.
