@@ -11,6 +11,7 @@ mod doctor;
 mod embedded;
 mod exit;
 mod folder;
+mod journal;
 mod logging;
 mod quickstart;
 mod runtime;
@@ -65,6 +66,8 @@ enum Command {
     Cache(cache::Args),
     /// Check the licences and policy of a dependency set.
     Deps(deps::Args),
+    /// Append to a journal, read, check, repair and compact it.
+    Journal(journal::Args),
 }
 
 fn main() -> ExitCode {
@@ -94,5 +97,6 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         }
         Command::Cache(args) => cache::run(args, terminal),
         Command::Deps(args) => deps::run(args, terminal),
+        Command::Journal(args) => journal::run(args, terminal),
     }
 }
