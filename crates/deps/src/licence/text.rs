@@ -5,8 +5,8 @@
 //! Then the share of the official text's word trigrams that the file has gives the confidence. A file may state several
 //! licences. A short notice that points to a licence ("licensed under the Apache License, Version 2.0") counts too.
 //!
-//! This reads a text in about the time it takes to read the file; comparing it with each of the 700 official texts
-//! takes a hundred times longer and several times the memory. `docs/guide/deps.md` has the figures.
+//! Only the candidates' official texts are taken apart, and each only once, so that reading a text costs little more than
+//! reading its file; comparing with all 700 official texts, as detection in the crate `spdx` does, would not fit a check's time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, OnceLock};
