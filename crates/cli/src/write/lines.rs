@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn batches_are_whole_lines_with_their_numbers_and_lose_nothing() {
         let mut text = Vec::new();
-        for index in 0..300_000 {
+        for index in 0..600_000 {
             let line = if index % 1000 == 7 { format!("m s=\"a\nb {index}\"\n") } else { format!("m v={index}\n") };
             text.extend_from_slice(line.as_bytes());
         }
