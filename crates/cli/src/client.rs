@@ -97,11 +97,6 @@ impl Client {
         Ok(Self::new(Transport::Tcp(authority)))
     }
 
-    /// Whether the server goes on when this process ends.
-    pub(crate) fn is_remote(&self) -> bool {
-        !matches!(self.transport, Transport::InProcess(_))
-    }
-
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> String {
         self.transport.to_string()

@@ -90,11 +90,6 @@ impl Session {
         self.client.peer()
     }
 
-    /// Whether a server answers, rather than this process.
-    pub(crate) fn is_remote(&self) -> bool {
-        self.client.is_remote()
-    }
-
     /// Runs a statement; the result streams, encoded as `format`.
     pub(crate) async fn query(&mut self, database: &str, sql: &str, format: &str) -> Result<Body> {
         let asked = json!({"db": database, "q": sql, "format": format}).to_string();

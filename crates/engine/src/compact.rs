@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
+use weir_base::Kind;
 
 use crate::engine::{Engine, Shared};
 use crate::error::Result;
@@ -18,6 +19,9 @@ use crate::table::TableState;
 
 /// Files with fewer rows than this share of `compact_rows` count as small.
 const SMALL_SHARE: usize = 8;
+
+/// How often a compaction that was asked for starts over because another server was faster.
+const LOST_RACES_MAX: u32 = 16;
 
 /// What a compaction did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,12 +48,9 @@ impl Engine {
         let mut total = Compacted::default();
         for name in names {
             let state = self.shared.table(database, &name).await?.filter(|state| state.exists()).ok_or_else(|| {
-                crate::Error::new(
-                    weir_base::Kind::NotFound,
-                    format!("there is no table '{name}' in database '{database}'"),
-                )
+                crate::Error::new(Kind::NotFound, format!("there is no table '{name}' in database '{database}'"))
             })?;
-            while let Some(done) = compact_once(&self.shared, &state, true).await? {
+            while let Some(done) = compact_contended(&self.shared, &state).await? {
                 total.files_before += done.files_before;
                 total.files_after += done.files_after;
                 total.rows += done.rows;
@@ -77,6 +78,17 @@ pub(crate) fn spawn_if_due(shared: &Arc<Shared>, state: Arc<TableState>) {
             tracing::warn!(table = %state.name, error = %weir_base::error::chain(&error), "compaction failed");
         }
     });
+}
+
+/// One merge; chooses anew when another server replaced an input first, a bounded number of times.
+async fn compact_contended(shared: &Arc<Shared>, state: &Arc<TableState>) -> Result<Option<Compacted>> {
+    let mut lost = 0;
+    loop {
+        match compact_once(shared, state, true).await {
+            Err(error) if error.kind() == Kind::Conflict && lost < LOST_RACES_MAX => lost += 1,
+            outcome => return outcome,
+        }
+    }
 }
 
 /// One merge, or `None` when nothing is worth merging or somebody else is at it.

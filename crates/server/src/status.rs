@@ -128,11 +128,6 @@ impl Problem {
         self
     }
 
-    /// The message, for logs and tests.
-    pub(crate) fn message(&self) -> &str {
-        &self.message
-    }
-
     /// The answer, in the caller's dialect.
     pub(crate) fn respond(self, dialect: Dialect) -> Response {
         if self.status.is_server_error() {
