@@ -33,7 +33,8 @@ fn two_servers_on_one_store_lose_and_double_nothing() {
                 let mut connection = server.connect();
                 while writing.load(Ordering::Relaxed) {
                     let answer = post_compact(&mut connection, "d", "t").unwrap();
-                    assert!([200, 404].contains(&answer.status), "{}: {}", answer.status, answer.text());
+                    // 404 before the first write; 409 when the other server's commit came first: nothing was done then.
+                    assert!([200, 404, 409].contains(&answer.status), "{}: {}", answer.status, answer.text());
                     thread::sleep(Duration::from_millis(30));
                 }
             });
