@@ -264,7 +264,9 @@ impl Disk {
             written_ms,
             expires_ms,
             dead_ms,
-            cost_us: options.cost.map_or(0, |cost| u64::try_from(cost.as_micros()).unwrap_or(u64::MAX) >> 1),
+            cost_us: options
+                .cost
+                .map_or(0, |cost| u64::try_from(cost.as_micros()).unwrap_or(u64::MAX).min(u64::MAX >> 1)),
             tags: &options.tags,
             body: Body::Absent,
             expected,

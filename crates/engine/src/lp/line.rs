@@ -127,7 +127,7 @@ impl<'a> Body<'a> {
             at += 1;
         }
         let mut newlines = 1;
-        if matches!(bytes[at], b'\n' | b'\r') {
+        if bytes[at] == b'\n' || (bytes[at] == b'\r' && bytes[at + 1] == b'\n') {
             return refuse("the line has no fields");
         }
         at = self.fields(bytes, at, trace, &mut newlines)?;

@@ -229,7 +229,6 @@ impl TagChunk {
             data_pages += 1;
         }
         pages.close()?;
-        drop(pages);
         let encoding = |page_type, encoding, count| PageEncodingStats { page_type, encoding, count };
         let metadata = ColumnChunkMetaData::builder(column.clone())
             .set_encodings(vec![Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY])
