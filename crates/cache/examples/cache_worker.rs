@@ -48,8 +48,8 @@ fn main() {
     let largest = number(largest) as u64;
     let until = Instant::now() + Duration::from_secs_f64(number(seconds));
     let options = CacheOptions {
-        memory_limit: ByteSize::mib(if number(seed) as u64 % 2 == 0 { 4 } else { 0 }),
-        compression: if number(seed) as u64 % 3 == 0 { Compression::Lz4 } else { Compression::None },
+        memory_limit: ByteSize::mib(if (number(seed) as u64).is_multiple_of(2) { 4 } else { 0 }),
+        compression: if (number(seed) as u64).is_multiple_of(3) { Compression::Lz4 } else { Compression::None },
         lock_deadline: Duration::from_secs(20),
         ..CacheOptions::new(dir, namespace)
     };
@@ -67,7 +67,7 @@ fn main() {
                 Ok(())
             }
             50..85 => {
-                let len = 8 + next(&mut state) % if next(&mut state) % 3 == 0 { largest } else { 2000 };
+                let len = 8 + next(&mut state) % if next(&mut state).is_multiple_of(3) { largest } else { 2000 };
                 let options = PutOptions { tags: vec![format!("tag-{}", len % 7)], ..PutOptions::default() };
                 // Half of the values are the same for a key and a length: shared blobs come and go.
                 cache.put(&key, &value(&key, next(&mut state) % 2, len as usize), &options).map(drop)

@@ -54,6 +54,7 @@ impl Inlet {
     ///
     /// # Errors
     /// 413 when its announced length is over the limit already.
+    #[allow(clippy::result_large_err, reason = "the refused body goes along to be drained")]
     pub(crate) fn new(headers: &HeaderMap, body: Body, config: &Config) -> Result<Self, (Problem, Self)> {
         let inlet = Self {
             stream: body.into_data_stream(),

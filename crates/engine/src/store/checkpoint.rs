@@ -75,9 +75,7 @@ pub(super) fn encode(lines: &[Line]) -> Result<Vec<u8>> {
     let json = serialise(lines)?;
     let reader = decoder.build(json.as_slice()).map_err(internal("a checkpoint cannot be built"))?;
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
-    let parquet_failed = |error| {
-        Error::wrap(Kind::Internal, "a checkpoint cannot be written", parquet::errors::ParquetError::from(error))
-    };
+    let parquet_failed = |error| Error::wrap(Kind::Internal, "a checkpoint cannot be written", error);
     let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(parquet_failed)?;
     for batch in reader {
         let batch: RecordBatch = batch.map_err(internal("a checkpoint cannot be built"))?;

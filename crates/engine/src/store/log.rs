@@ -148,10 +148,10 @@ impl DeltaLog {
         let mut failures = 0;
         for race in 0..RACES_MAX {
             let base = self.state();
-            if let Some(version) = uncertain.filter(|version| base.version >= *version) {
-                if self.is_ours(version, &info.weir_commit).await? {
-                    return Ok(Committed { version, already: false });
-                }
+            if let Some(version) = uncertain.filter(|version| base.version >= *version)
+                && self.is_ours(version, &info.weir_commit).await?
+            {
+                return Ok(Committed { version, already: false });
             }
             info.timestamp = self.env.now_ms();
             let mut lines = vec![Line { commit_info: Some(info.clone()), ..Line::default() }];

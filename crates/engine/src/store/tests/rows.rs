@@ -55,7 +55,7 @@ async fn awkward_names_and_extreme_values_come_back() {
         let table = again.table(name, name).await.unwrap().unwrap();
         let snapshot = table.snapshot();
         assert_eq!(snapshot.schema.columns(), schema.columns());
-        assert_eq!(batches(&table, &snapshot).await, [rows.clone()]);
+        assert_eq!(batches(&table, &snapshot).await, std::slice::from_ref(&rows));
         assert_eq!((snapshot.files[0].time_min, snapshot.files[0].time_max), (-1, 1_700_000_000_123_457_000));
     }
 }
