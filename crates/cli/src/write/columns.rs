@@ -166,7 +166,7 @@ impl RowWriter {
         let fields: Vec<_> =
             self.fields.iter().map(|(at, head, to)| Ok((cast(*at, to)?, head))).collect::<Result<_>>()?;
         let mut text = Vec::with_capacity(batch.num_rows() * 64);
-        for row in 0..batch.num_rows() {
+        for (row, time) in times.iter().enumerate() {
             text.extend_from_slice(&self.head);
             for (tag, head) in &tags {
                 let value = tag.as_string::<i32>();
@@ -184,7 +184,7 @@ impl RowWriter {
                     separator = b',';
                 }
             }
-            text.extend_from_slice(format!(" {}\n", times[row]).as_bytes());
+            text.extend_from_slice(format!(" {time}\n").as_bytes());
         }
         Ok(text)
     }
