@@ -23,7 +23,7 @@ const TOMBSTONE_MS: i64 = 3_600_000;
 /// Largest value sent or accepted.
 const VALUE_BYTES_MAX: usize = 64 << 20;
 
-/// Stores ARGV[1] unless what is there was committed later: bytes 4 to 11 are the commit time, big endian.
+/// Stores `ARGV[1]` unless what is there was committed later: bytes 4 to 11 are the commit time, big endian.
 const PUT: &str = "local old = redis.call('GETRANGE', KEYS[1], 4, 11)
 if old == '' or old <= string.sub(ARGV[1], 5, 12) then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

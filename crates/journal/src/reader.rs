@@ -214,7 +214,7 @@ impl Reader {
     }
 
     /// What the journal holds, from manifest and frame headers alone: payloads are not read, so that damage in them is not seen
-    /// (that is what [`crate::verify`] is for).
+    /// (that is what [`crate::verify()`] is for).
     ///
     /// # Errors
     /// `Unavailable` when the disk refuses.

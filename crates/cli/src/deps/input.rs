@@ -43,7 +43,7 @@ pub(crate) struct InputArgs {
     /// Use what the cache has and no network; what it lacks is a finding.
     #[arg(long)]
     offline: bool,
-    /// Package index (its simple pages), such as https://index.example/simple/.
+    /// Package index (its simple pages), such as <https://index.example/simple/>.
     #[arg(long, value_name = "URL", env = "PIP_INDEX_URL", hide_env_values = true)]
     index: Option<String>,
     /// Requests per second at most; at least 10.

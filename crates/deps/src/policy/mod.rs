@@ -1,6 +1,6 @@
 //! The policy: which licences, packages and sources are welcome, and how serious each breach is.
 //!
-//! `weir-deps.toml` is read as written ([`raw`]) and checked once into [`Policy`]; unknown keys are warnings, so that an
+//! `weir-deps.toml` is read as written (`raw`) and checked once into [`Policy`]; unknown keys are warnings, so that an
 //! older Weir reads a newer file. A licence is approved, restricted, prohibited or unlisted; no licence is unknown.
 
 mod profile;
