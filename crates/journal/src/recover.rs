@@ -205,25 +205,30 @@ pub(crate) fn survey_last(segment: &Segment) -> Result<Survey> {
             return Err(damage(segment, &survey, what));
         }
     }
-    cut_at_bad_payload(segment, &mut survey, &frames)?;
+    check_payloads(segment, &mut survey, &frames)?;
     let marked = boundaries.iter().find(|(next, _)| *next == survey.mark);
     survey.marked_offset = marked.ok_or_else(|| damage(segment, &survey, "a mark lies inside a frame"))?.1;
     Ok(survey)
 }
 
-/// Checks the stored bytes of the frames past the mark; the first that fails ends the journal.
-fn cut_at_bad_payload(segment: &Segment, survey: &mut Survey, frames: &[(u64, FrameHeader)]) -> Result<()> {
+/// Checks the stored bytes of all frames, before anything on the disk is changed. The first bad one is damage below the
+/// mark, and past it the end of the journal.
+fn check_payloads(segment: &Segment, survey: &mut Survey, frames: &[(u64, FrameHeader)]) -> Result<()> {
     let mut stored = Vec::new();
-    let unmarked = frames.partition_point(|(_, header)| header.end <= survey.mark);
-    for (index, (offset, header)) in frames.iter().enumerate().skip(unmarked) {
-        if segment.stored(header, *offset, &mut stored)?.is_none() {
-            let mark = survey.mark;
-            *survey = Survey::start(&segment.header);
-            frames[..index].iter().for_each(|(_, header)| survey.add(header));
-            survey.mark = mark;
-            survey.bad = Some("frame does not match its checksum");
-            break;
+    for (index, (offset, header)) in frames.iter().enumerate() {
+        if segment.stored(header, *offset, &mut stored)?.is_some() {
+            continue;
         }
+        let what = "frame does not match its checksum";
+        if header.first < survey.mark {
+            return Err(segment.damage(*offset, header.first, what));
+        }
+        let mark = survey.mark;
+        *survey = Survey::start(&segment.header);
+        frames[..index].iter().for_each(|(_, header)| survey.add(header));
+        survey.mark = mark;
+        survey.bad = Some(what);
+        break;
     }
     Ok(())
 }

@@ -1,16 +1,26 @@
 //! Memory of queries: one pool for all, and within it a share for each query.
 //!
-//! A query's share is divided fairly among its operators that can spill, so that a sort and an aggregation of one query
-//! both go to disk before either fails. What the share grants is then taken from the pool of all.
+//! A query's share is divided so that everything that can go to disk does so before the query fails:
+//!
+//! - Operators that can spill have half of it, divided evenly; less when what cannot spill holds more.
+//! - Merges inside sorts have three eighths, divided evenly. A merge in memory needs half of what its sort held; one of
+//!   spilled runs takes as much as it is given, though it would make do with two runs at a time: unbounded, the first
+//!   of them would starve the others and the merge above them.
+//! - What cannot spill (a join's build side, the last merge) may take all that nobody else holds, at least the last eighth.
+//!
+//! What the share grants is then taken from the pool of all.
 
 use std::fmt::{Display, Formatter};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{
-    FairSpillPool, GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
+    GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
 use weir_base::ByteSize;
+
+/// How DataFusion begins the name of what merges the runs of a sort.
+const MERGE_PREFIX: &str = "ExternalSorterMerge";
 
 /// The pool of all queries.
 #[derive(Debug, Clone)]
@@ -31,21 +41,90 @@ impl SharedMemory {
 
     /// The memory of one query.
     pub(crate) fn share(&self, limit: ByteSize) -> QueryMemory {
-        QueryMemory { share: FairSpillPool::new(to_usize(limit)), share_limit: limit, all: self.clone() }
+        QueryMemory { share: Share::new(to_usize(limit)), share_limit: limit, all: self.clone() }
+    }
+}
+
+/// Whom memory is for, as far as a share tells consumers apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Spillable,
+    Merge,
+    Fixed,
+}
+
+impl Use {
+    fn of(consumer: &MemoryConsumer) -> Self {
+        if consumer.can_spill() {
+            Self::Spillable
+        } else if consumer.name().starts_with(MERGE_PREFIX) {
+            Self::Merge
+        } else {
+            Self::Fixed
+        }
+    }
+}
+
+/// A number of bytes, divided among the consumers of one query.
+#[derive(Debug)]
+struct Share {
+    bytes_max: usize,
+    taken: Mutex<Taken>,
+}
+
+/// Consumers and the bytes they hold, by use.
+#[derive(Debug, Default)]
+struct Taken {
+    consumers: [usize; 3],
+    bytes: [usize; 3],
+}
+
+impl Taken {
+    fn total(&self) -> usize {
+        self.bytes.iter().sum()
+    }
+}
+
+impl Share {
+    fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, taken: Mutex::default() }
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Taken) -> T) -> T {
+        change(&mut self.taken.lock().expect("no holder of this lock panics"))
+    }
+
+    /// Takes `additional` bytes for a consumer that holds `held`, if its part of the share has them.
+    fn try_take(&self, user: Use, held: usize, additional: usize) -> bool {
+        self.update(|taken| {
+            let even = |bytes: usize| bytes / taken.consumers[user as usize].max(1);
+            let others = taken.bytes[Use::Fixed as usize] + taken.bytes[Use::Merge as usize];
+            let part_max = match user {
+                Use::Spillable => even((self.bytes_max / 2).min(self.bytes_max.saturating_sub(others))),
+                Use::Merge => even(self.bytes_max / 8 * 3),
+                Use::Fixed => usize::MAX,
+            };
+            let fits = held.saturating_add(additional) <= part_max
+                && taken.total().saturating_add(additional) <= self.bytes_max;
+            if fits {
+                taken.bytes[user as usize] += additional;
+            }
+            fits
+        })
     }
 }
 
 /// One query's share.
 #[derive(Debug)]
 pub(crate) struct QueryMemory {
-    share: FairSpillPool,
+    share: Share,
     share_limit: ByteSize,
     all: SharedMemory,
 }
 
 impl Display for QueryMemory {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "query memory ({} of {})", ByteSize::new(self.share.reserved() as u64), self.share_limit)
+        write!(f, "query memory ({} of {})", ByteSize::new(self.reserved() as u64), self.share_limit)
     }
 }
 
@@ -55,20 +134,20 @@ impl MemoryPool for QueryMemory {
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
-        self.share.register(consumer);
+        self.share.update(|taken| taken.consumers[Use::of(consumer) as usize] += 1);
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
-        self.share.unregister(consumer);
+        self.share.update(|taken| taken.consumers[Use::of(consumer) as usize] -= 1);
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.share.grow(reservation, additional);
+        self.share.update(|taken| taken.bytes[Use::of(reservation.consumer()) as usize] += additional);
         self.all.pool.grow(reservation, additional);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
-        self.share.shrink(reservation, shrink);
+        self.share.update(|taken| taken.bytes[Use::of(reservation.consumer()) as usize] -= shrink);
         self.all.pool.shrink(reservation, shrink);
     }
 
@@ -80,17 +159,18 @@ impl MemoryPool for QueryMemory {
                 ByteSize::new(additional as u64)
             ))
         };
-        self.share
-            .try_grow(reservation, additional)
-            .map_err(|_| exhausted("the memory of one query", self.share_limit, "query_each_memory_bytes_max"))?;
+        let user = Use::of(reservation.consumer());
+        if !self.share.try_take(user, reservation.size(), additional) {
+            return Err(exhausted("the memory of one query", self.share_limit, "query_each_memory_bytes_max"));
+        }
         self.all.pool.try_grow(reservation, additional).map_err(|_| {
-            self.share.shrink(reservation, additional);
+            self.share.update(|taken| taken.bytes[user as usize] -= additional);
             exhausted("the memory of all queries", self.all.limit, "query_memory_bytes_max")
         })
     }
 
     fn reserved(&self) -> usize {
-        self.share.reserved()
+        self.share.update(|taken| taken.total())
     }
 
     fn memory_limit(&self) -> MemoryLimit {

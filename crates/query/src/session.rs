@@ -219,7 +219,7 @@ fn session_config(settings: &Settings) -> SessionConfig {
     options.execution.parquet.reorder_filters = true;
     options.explain.show_statistics = false;
     // A sort keeps this much a partition to merge what it spilled; the default alone is more than a small limit.
-    let share = settings.query_each_memory_bytes_max.bytes() / (8 * settings.query_threads.max(1) as u64);
+    let share = settings.query_each_memory_bytes_max.bytes() / (32 * settings.query_threads.max(1) as u64);
     options.execution.sort_spill_reservation_bytes = share.clamp(64 << 10, 10 << 20) as usize;
     config
 }

@@ -111,15 +111,33 @@ fn past_the_slots_queries_wait_and_are_refused() {
     idle(&world);
 }
 
-/// S1: past its memory a query ends with an error that names the limit, and gives the memory back.
+/// S1: past its memory a query spills where it may, else it ends with an error that names the limit.
 #[test]
-fn past_its_memory_a_query_ends_and_names_the_limit() {
-    let world = World::with(|settings| settings.query_each_memory_bytes_max = ByteSize::mib(8));
+fn past_its_memory_a_query_spills_or_ends() {
+    let sort = "SELECT count(*) FROM (SELECT value, repeat('x', 100) || value AS t FROM generate_series(1, 200000) ORDER BY t)";
+    let tight = |settings: &mut weir_query::Settings| settings.query_each_memory_bytes_max = ByteSize::mib(8);
     let sorted = "SELECT value FROM (SELECT value, repeat('x', 100) || value AS t FROM generate_series(1, 200000)) ORDER BY t DESC";
+    let world = World::with(tight);
     let error = world.ask("db", sorted).unwrap_err();
     assert_eq!(error.kind(), Kind::Limit, "{error}");
     assert!(error.to_string().contains("query_each_memory_bytes_max"), "{error}");
     idle(&world);
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with(|settings| {
+        tight(settings);
+        settings.query_spill_dir = Some(folder.path().to_owned());
+    });
+    let answer = world.ask("db", sorted).unwrap();
+    let mut values: Vec<String> = answer.lines().skip(1).map(str::to_owned).collect();
+    assert_eq!(values.len(), 200_000);
+    assert!(values.is_sorted_by(|one, next| one > next), "out of order");
+    values.dedup();
+    assert_eq!(values.len(), 200_000);
+    assert_eq!(world.ask("db", sort).unwrap(), "count(*)\n200000\n");
+    let grouped = "SELECT count(*), sum(n) FROM (SELECT repeat('x', 100) || value AS t, count(*) AS n FROM generate_series(1, 200000) GROUP BY t)";
+    assert_eq!(world.ask("db", grouped).unwrap(), "count(*),sum(n)\n200000,200000\n");
+    idle(&world);
+    assert_eq!(world.engine.spilled_bytes(), 0);
 }
 
 #[test]
