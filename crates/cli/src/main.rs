@@ -13,11 +13,13 @@ mod exit;
 mod folder;
 mod journal;
 mod logging;
+mod queries;
 mod quickstart;
 mod runtime;
 mod serve;
 mod session;
 mod sql;
+mod tables;
 mod terminal;
 mod write;
 
@@ -53,6 +55,12 @@ enum Command {
     Sql(sql::Args),
     /// Make a small database with real data and ask it three questions.
     Quickstart(quickstart::Args),
+    /// List a database's tables: rows, files, bytes, overlap, oldest and newest time.
+    Tables(tables::Args),
+    /// Merge the files of tables until nothing overlaps.
+    Compact(tables::CompactArgs),
+    /// See and stop the queries of a server.
+    Queries(queries::Args),
     /// Check a data folder or server, and say what to do.
     Doctor(doctor::Args),
     /// Print the settings of `weir serve` with their defaults.
@@ -88,6 +96,9 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         Command::Write(args) => write::run(&args, terminal),
         Command::Sql(args) => sql::run(&args, terminal),
         Command::Quickstart(args) => quickstart::run(&args, terminal),
+        Command::Tables(args) => tables::run(&args, terminal),
+        Command::Compact(args) => tables::compact(&args, terminal),
+        Command::Queries(args) => queries::run(&args, terminal),
         Command::Doctor(args) => doctor::run(&args, terminal),
         Command::Config => terminal::print(config::DEFAULT),
         Command::Completions { shell } => {
