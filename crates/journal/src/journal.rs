@@ -1,5 +1,6 @@
 //! [`Journal`]: the handle through which records are appended.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -77,6 +78,7 @@ impl Journal {
             shared: Arc::clone(&shared),
             manifest: opened.manifest,
             unlisted: opened.unlisted,
+            lens: HashMap::new(),
         };
         let housekeeper = spawn("weir-journal-keep", move || housekeeper.run(&received))?;
         let writer = Writer::new(

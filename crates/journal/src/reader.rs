@@ -108,9 +108,9 @@ pub(crate) struct Part {
 const FILES_OPEN_MAX: usize = 128;
 
 impl Part {
-    /// Whether the manifest lists it.
-    pub(crate) fn is_listed(&self) -> bool {
-        self.listed.is_some()
+    /// What the manifest says of it, if it is listed.
+    pub(crate) fn listed(&self) -> Option<&Sealed> {
+        self.listed.as_ref()
     }
 }
 
