@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_base::file::Metadata;
 use weir_base::{File, FileSystem, OpenMode};
-use weir_journal::{Codec, Durability, Env, Journal, Options, Record};
+use weir_journal::{Codec, Durability, Env, Journal, Options, Reader, Record};
 use weir_sim::Disk;
 
 /// Bytes and calls that reached the disk.
@@ -152,4 +152,41 @@ fn with_footers_it_costs_each_segment_once_more_j3() {
     assert!(read * 4 < first_read * 5, "{costs:?}");
     assert!(written * 4 < first_written * 5, "{costs:?}");
     assert!(calls * 20 < first_calls * 21, "{costs:?}");
+}
+
+#[test]
+fn a_lookup_by_key_touches_a_handful_of_frames() {
+    let fs = Counting { disk: Disk::new(1), counts: Arc::default() };
+    let counts = Arc::clone(&fs.counts);
+    let env = Env { fs: Arc::new(fs), clock: Arc::<weir_sim::Clock>::default() };
+    let options = Options { codec: Codec::None, segment_bytes_max: 1 << 20, ..Options::default() };
+    let (journal, _) = Journal::open(env.clone(), Path::new("/journal"), "test", options).unwrap();
+    let key = |n: u64| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let (batches, size) = (400u64, 100);
+    for batch in 0..batches {
+        let keys: Vec<String> = (0..size).map(|n| key(batch * size + n)).collect();
+        let records: Vec<Record<'_>> =
+            keys.iter().map(|key| Record { time: 0, kind: 0, key: key.as_bytes(), payload: &[5; 100] }).collect();
+        journal.append(&records, Durability::None).unwrap();
+    }
+    journal.rotate().unwrap();
+    journal.settle().unwrap();
+    let reader = Reader::open(env, Path::new("/journal")).unwrap();
+    assert_eq!(reader.get(b"absent").unwrap(), None, "loads all footers");
+    let before = now(&counts);
+    let gets = 1000;
+    for n in 0..gets {
+        let wanted = key(n * 37 % (batches * size));
+        assert_eq!(reader.get(wanted.as_bytes()).unwrap().unwrap().key, wanted.as_bytes());
+    }
+    let after = now(&counts);
+    let (bytes, calls) = ((after[0] - before[0]) / gets, (after[2] - before[2]) / gets);
+    // A block of keys, the header and the bytes of a frame, and the end of the last segment, which has no index.
+    assert!(bytes < 40 << 10 && calls < 12, "{bytes} bytes and {calls} calls");
+    let before = now(&counts);
+    for n in 0..gets {
+        assert_eq!(reader.get(format!("absent-{n}").as_bytes()).unwrap(), None);
+    }
+    let bytes = (now(&counts)[0] - before[0]) / gets;
+    assert!(bytes < 2 << 10, "filters rule absent keys out: {bytes} bytes");
 }

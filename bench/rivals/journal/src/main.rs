@@ -61,12 +61,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn mean_ms(&self) -> f64 {
-        mean_ms(&self.times)
-    }
-
     /// The row of the result file. `bare` is the run of writes without a store that this one is compared with.
-    fn to_json(&self, json_bytes: u64, bare_mean_ms: Option<f64>) -> Value {
+    fn to_json(&self, json_bytes: u64, bare: Option<&Outcome>) -> Value {
         let mut sorted = self.times.clone();
         sorted.sort_unstable();
         let tenth = (self.times.len() / 10).max(1);
@@ -74,12 +70,13 @@ impl Outcome {
         json!({
             "store": self.name,
             "batches": self.times.len(),
-            "mean_ms": self.mean_ms(),
+            "mean_ms": mean_ms(&self.times),
             "median_ms": sorted[sorted.len() / 2].as_secs_f64() * 1e3,
             "p99_ms": sorted[sorted.len() * 99 / 100].as_secs_f64() * 1e3,
             "last_over_first_tenth": mean_ms(last) / mean_ms(first),
             "last_over_first_tenth_medians": median_ms(last) / median_ms(first),
-            "share_of_bare": bare_mean_ms.map(|bare| bare / self.mean_ms()),
+            "share_of_bare": bare.map(|bare| mean_ms(&bare.times) / mean_ms(&self.times)),
+            "share_of_bare_medians": bare.map(|bare| median_ms(&bare.times) / median_ms(&self.times)),
             "stored_bytes": self.stored_bytes,
             "json_over_stored": json_bytes as f64 / self.stored_bytes as f64,
         })
@@ -125,7 +122,7 @@ fn run(mut stores: Vec<Box<dyn Store>>, batches: usize) -> anyhow::Result<Vec<Ou
 fn rows(batches: usize, json_bytes: u64) -> anyhow::Result<Vec<Value>> {
     let mut rows = Vec::new();
     for outcomes in [run(stores::durable()?, batches)?, run(stores::unsynced()?, batches)?] {
-        let bare = outcomes.iter().find(|outcome| outcome.name.starts_with("bare")).map(Outcome::mean_ms);
+        let bare = outcomes.iter().find(|outcome| outcome.name.starts_with("bare"));
         rows.extend(outcomes.iter().map(|outcome| {
             let ours = outcome.name.starts_with("weir");
             outcome.to_json(json_bytes, bare.filter(|_| ours))
@@ -204,5 +201,9 @@ fn machine() -> String {
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |pair| pair.1);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?");
-    format!("{cores} cores ({model}), load {load} at the end")
+    // The 41st field, the 39th behind the name in parentheses.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let policy = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(38)).unwrap_or("0");
+    let priority = if policy == "1" { "; run at real-time priority (`chrt -f 10`), ahead of other work on the machine" } else { "" };
+    format!("{cores} cores ({model}), load {load} at the end{priority}")
 }
