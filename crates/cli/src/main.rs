@@ -19,6 +19,7 @@ mod serve;
 mod session;
 mod sql;
 mod terminal;
+mod track;
 mod write;
 
 use std::process::ExitCode;
@@ -68,6 +69,8 @@ enum Command {
     Deps(deps::Args),
     /// Append to a journal, read, check, repair and compact it.
     Journal(journal::Args),
+    /// Time operations, compare them, report on them.
+    Track(track::Args),
 }
 
 fn main() -> ExitCode {
@@ -98,5 +101,6 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         Command::Cache(args) => cache::run(args, terminal),
         Command::Deps(args) => deps::run(args, terminal),
         Command::Journal(args) => journal::run(args, terminal),
+        Command::Track(args) => track::run(args, terminal),
     }
 }

@@ -17,11 +17,16 @@
 pub mod cells;
 pub mod compare;
 mod error;
+pub mod html;
+pub mod import;
+pub mod progress;
 pub mod random;
+pub mod report;
 pub mod row;
 pub mod sketch;
 pub mod tracker;
 
 pub use error::{Error, Result};
+pub use progress::Progress;
 pub use row::{Finished, Labels, Row, Sampled, Started};
 pub use tracker::{Limits, OperationKind, Running, Tracker};
