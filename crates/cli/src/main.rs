@@ -21,6 +21,7 @@ mod session;
 mod sql;
 mod tables;
 mod terminal;
+mod track;
 mod write;
 
 use std::process::ExitCode;
@@ -76,6 +77,8 @@ enum Command {
     Deps(deps::Args),
     /// Append to a journal, read, check, repair and compact it.
     Journal(journal::Args),
+    /// Time operations, compare them, report on them.
+    Track(track::Args),
 }
 
 fn main() -> ExitCode {
@@ -109,5 +112,6 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         Command::Cache(args) => cache::run(args, terminal),
         Command::Deps(args) => deps::run(args, terminal),
         Command::Journal(args) => journal::run(args, terminal),
+        Command::Track(args) => track::run(args, terminal),
     }
 }
