@@ -1,0 +1,1 @@
+//! `weir access` against a real moto server.
