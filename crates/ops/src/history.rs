@@ -81,6 +81,8 @@ struct Inner {
     link: Option<Link>,
     /// Why nothing can be appended any more.
     broken: Option<String>,
+    /// The highest id so far: the order of operations is that of their ids.
+    newest: Uuid,
     /// Operations with records that are not in the index.
     unpublished: HashSet<Uuid>,
     /// The last sequence that was acknowledged.
@@ -114,6 +116,7 @@ impl History {
         let inner = Inner {
             link: options.chain.then_some(chain::START),
             broken: None,
+            newest: Uuid::nil(),
             unpublished: HashSet::new(),
             last: journal.next_sequence() - 1,
             extent: Extent { end: 0, through: 0 },
@@ -162,9 +165,18 @@ impl History {
         View::open(self.env.clone(), &self.dir)
     }
 
-    /// A new id, for an operation or a run.
+    /// A new id, for an operation or a run: higher than any before it in this history, also when the clock was set back.
     pub fn new_id(&self) -> Uuid {
-        uuid_v7(self.env.clock(), &*self.env.random)
+        let drawn = uuid_v7(self.env.clock(), &*self.env.random);
+        let mut inner = self.lock();
+        let step = 1 + self.env.random.below(1 << 20);
+        let id = if drawn > inner.newest {
+            drawn
+        } else {
+            Uuid::from_u128(inner.newest.as_u128().wrapping_add(u128::from(step)))
+        };
+        inner.newest = id;
+        id
     }
 
     /// Appends events of an operation; they are as durable as the options say when this returns.
@@ -257,7 +269,8 @@ impl History {
     fn catch_up(&self) -> Result<()> {
         let next = self.position();
         let fs = &*self.env.journal.fs;
-        let mut extent = index::scan(fs, &self.dir, self.id, next, |_| {})?;
+        let mut newest = Uuid::nil();
+        let mut extent = index::scan(fs, &self.dir, self.id, next, |raw| newest = newest.max(raw.id()))?;
         let path = index::path(&self.dir);
         let opened = fs.open(&path, OpenMode::Create).and_then(|file| {
             if extent.end == 0 {
@@ -270,8 +283,7 @@ impl History {
             }
             Ok(file)
         });
-        let Ok(file) = opened else { return Ok(()) };
-        {
+        if let Ok(file) = opened {
             let mut inner = self.lock();
             (inner.index, inner.extent) = (Some(file), extent);
         }
@@ -279,11 +291,14 @@ impl History {
             let view = self.view()?;
             let mut summaries = Vec::new();
             view.fold_beyond(extent.through, &mut |operation| {
+                newest = newest.max(operation.id);
                 summaries.push(index::encode(operation));
                 Ok(())
             })?;
             self.publish_encoded(summaries, &[]);
         }
+        let mut inner = self.lock();
+        inner.newest = inner.newest.max(newest);
         Ok(())
     }
 

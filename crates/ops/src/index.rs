@@ -124,6 +124,11 @@ impl<'a> Raw<'a> {
         Self { bytes: &encoded[4..] }
     }
 
+    /// The operation's id.
+    pub(crate) fn id(self) -> Uuid {
+        Fields(self.bytes).array().map_or(Uuid::nil(), Uuid::from_bytes)
+    }
+
     /// The bytes as [`encode`] made them.
     pub(crate) fn to_encoded(self) -> Vec<u8> {
         let mut encoded = (self.bytes.len() as u32).to_le_bytes().to_vec();
@@ -210,7 +215,8 @@ pub(crate) fn scan(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(none),
         Err(error) => return Err(Error::io(format!("cannot read {}", path.display()), error)),
     };
-    let mut window = Window { file, at: 0, bytes: Vec::new(), start: 0 };
+    let len = file.len().map_err(|error| Error::io(format!("cannot read {}", path.display()), error))?;
+    let mut window = Window { file, at: 0, len, bytes: Vec::new(), start: 0 };
     if window.need(HEADER_LEN as usize)? < HEADER_LEN as usize || window.take(HEADER_LEN as usize) != header(history) {
         return Ok(none);
     }
@@ -272,6 +278,8 @@ pub(crate) fn group(through: u64, summaries: &[Vec<u8>]) -> Vec<u8> {
 struct Window {
     file: Arc<dyn File>,
     at: u64,
+    /// Where the file ended when it was opened; what is appended meanwhile is in the log too.
+    len: u64,
     bytes: Vec<u8>,
     start: usize,
 }
@@ -279,13 +287,14 @@ struct Window {
 impl Window {
     /// Tries to have `count` bytes ready; how many there are.
     fn need(&mut self, count: usize) -> Result<usize> {
-        while self.bytes.len() - self.start < count {
+        while self.bytes.len() - self.start < count && self.at < self.len {
             if self.start > 0 {
                 self.bytes.drain(..self.start);
                 self.start = 0;
             }
             let held = self.bytes.len();
-            self.bytes.resize(held + CHUNK.max(count - held), 0);
+            let left = usize::try_from(self.len - self.at).unwrap_or(usize::MAX);
+            self.bytes.resize(held + CHUNK.max(count - held).min(left), 0);
             let read = self.file.read_at(&mut self.bytes[held..], self.at);
             let read = read.map_err(|error| Error::io("cannot read the index of operations", error))?;
             self.bytes.truncate(held + read);

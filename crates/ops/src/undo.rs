@@ -60,7 +60,7 @@ impl Plan {
         if operations.is_empty() {
             return Err(Error::new(Kind::NotFound, "no operation to undo"));
         }
-        operations.sort_unstable_by_key(|operation| std::cmp::Reverse((operation.time, operation.id)));
+        operations.sort_unstable_by_key(|operation| std::cmp::Reverse(operation.id));
         plan.undoes = operations.iter().map(|operation| operation.id).collect();
         plan.policy = options.policy;
         let changes = changes(&operations, &options.only);
@@ -167,13 +167,14 @@ fn later(view: &View, operations: &[Operation], changes: &[Change]) -> Result<Ha
     let Some(oldest) = operations.last() else { return Ok(found) };
     let selected: HashSet<Uuid> = operations.iter().map(|operation| operation.id).collect();
     let keys: HashSet<&str> = changes.iter().map(|change| change.key.as_str()).collect();
-    let (summaries, _) = view.list(&Listing { since: Some(oldest.time), ..Listing::default() })?;
+    let (mut summaries, _) = view.list(&Listing::default())?;
+    summaries.retain(|summary| summary.id >= oldest.id);
     let newer: HashSet<Uuid> = summaries.iter().map(|summary| summary.id).collect();
     for summary in summaries.iter().rev() {
         let is_ours = selected.contains(&summary.id) || *summary.target != *oldest.target;
         // An undo of something newer, and what it undid, together changed nothing.
         let cancels = !summary.undoes.is_empty() && summary.undoes.iter().all(|id| newer.contains(id));
-        if is_ours || cancels || summary.undone_by.is_some() || summary.id <= oldest.id || summary.done == 0 {
+        if is_ours || cancels || summary.undone_by.is_some() || summary.done == 0 {
             continue;
         }
         let (operation, _) = view.show(&summary.id.to_string())?;

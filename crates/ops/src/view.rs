@@ -209,9 +209,11 @@ impl View {
     pub fn show(&self, prefix: &str) -> Result<(Operation, Vec<Lost>)> {
         let id = self.resolve(prefix)?;
         let (operation, lost) = self.fold(id.to_string().as_bytes())?;
-        let operation =
-            operation.ok_or_else(|| Error::new(Kind::Damaged, format!("the beginning of operation {id} is lost")))?;
-        Ok((operation, lost))
+        match operation {
+            Some(operation) => Ok((operation, lost)),
+            None if lost.is_empty() => Err(Error::new(Kind::NotFound, format!("there is no operation {id}"))),
+            None => Err(Error::new(Kind::Damaged, format!("the beginning of operation {id} is lost"))),
+        }
     }
 
     /// The id that begins with `prefix`.
@@ -223,12 +225,27 @@ impl View {
         if prefix.is_empty() || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
             return Err(Error::new(Kind::NotFound, format!("'{prefix}' is not the beginning of an operation's id")));
         }
-        let key = self.reader.unique_key(prefix.as_bytes()).map_err(|error| match error.kind() {
-            Kind::NotFound => Error::new(Kind::NotFound, format!("no operation's id begins with '{prefix}'")),
-            Kind::Conflict => Error::conflict(format!("several operations' ids begin with '{prefix}'")),
-            _ => error.into(),
-        })?;
-        parse_id(&key)
+        if let Ok(id) = prefix.parse() {
+            return Ok(id);
+        }
+        let unknown = || Error::new(Kind::NotFound, format!("no operation's id begins with '{prefix}'"));
+        let several = || Error::conflict(format!("several operations' ids begin with '{prefix}'"));
+        match self.reader.unique_key(prefix.as_bytes()) {
+            Ok(key) => parse_id(&key),
+            Err(error) if error.kind() == Kind::NotFound => Err(unknown()),
+            Err(error) if error.kind() == Kind::Conflict => Err(several()),
+            // The log cannot say: the index may.
+            Err(error) if error.kind() == Kind::Damaged => {
+                let (mut summaries, _) = self.list(&Listing::default())?;
+                summaries.retain(|summary| summary.id.to_string().starts_with(&prefix));
+                match &summaries[..] {
+                    [] => Err(unknown()),
+                    [one] => Ok(one.id),
+                    _ => Err(several()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Every operation, whole, oldest first, one at a time.
@@ -281,7 +298,7 @@ impl Table {
     fn finish(self, listing: &Listing) -> Vec<Summary> {
         let Self { mut rows, places, .. } = self;
         drop(places);
-        rows.sort_unstable_by_key(|(summary, _)| std::cmp::Reverse((summary.time, summary.id)));
+        rows.sort_unstable_by_key(|(summary, _)| std::cmp::Reverse(summary.id));
         // An undo is newer than what it undoes, so that the newest undo that still holds is met first.
         let mut undone: HashMap<Uuid, Uuid> = HashMap::new();
         for (summary, _) in &rows {

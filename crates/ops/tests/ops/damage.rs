@@ -102,7 +102,8 @@ fn a_lost_or_bad_index_is_made_again() {
             assert_eq!(list(&broken), listed, "at {at}, without a writer");
             drop(broken.open().unwrap());
             assert_eq!(list(&broken), listed, "at {at}");
-            assert_eq!(broken.disk.metadata(&index).unwrap().len as usize >= len - 40, true, "at {at}: written again");
+            let again = broken.disk.metadata(&index).unwrap().len as usize;
+            assert!(again >= len - 5 * 20, "at {at}: written again, in fewer groups: {again} of {len}");
         }
     }
 }

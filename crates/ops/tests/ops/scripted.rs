@@ -14,22 +14,22 @@ use weir_ops::{Asked, Class, Entry, Env, Failure, History, Options, Started, Tar
 use weir_sim::{Disk, Fault, Seeded};
 
 /// Disk, clock and randomness of one world.
-pub struct World {
-    pub disk: Disk,
-    pub clock: Arc<weir_sim::Clock>,
-    pub seed: u64,
+pub(crate) struct World {
+    pub(crate) disk: Disk,
+    pub(crate) clock: Arc<weir_sim::Clock>,
+    pub(crate) seed: u64,
 }
 
-pub const DIR: &str = "/data/operations";
+pub(crate) const DIR: &str = "/data/operations";
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let disk = Disk::new(seed);
         weir_base::FileSystem::create_dir_all(&disk, Path::new("/data")).unwrap();
         Self { disk, clock: Arc::default(), seed }
     }
 
-    pub fn env(&self) -> Env {
+    pub(crate) fn env(&self) -> Env {
         let clock: Arc<dyn weir_base::Clock> = Arc::clone(&self.clock) as _;
         // A process that is started again draws other ids than the one before.
         let seed = self.seed ^ self.disk.steps().wrapping_mul(0x9e37_79b9);
@@ -39,7 +39,7 @@ impl World {
         }
     }
 
-    pub fn open(&self) -> weir_ops::Result<History> {
+    pub(crate) fn open(&self) -> weir_ops::Result<History> {
         self.clock.advance(Duration::from_millis(5));
         Ok(History::open(self.env(), Path::new(DIR), "test", Options::default())?.0)
     }
@@ -47,7 +47,7 @@ impl World {
 
 /// What a call does instead of working.
 #[derive(Debug, Clone)]
-pub enum Trick {
+pub(crate) enum Trick {
     /// Fails with this class, without effect.
     Fails(Class),
     /// Has its effect, but the answer is lost.
@@ -61,27 +61,27 @@ pub enum Trick {
 }
 
 #[derive(Debug, Default)]
-pub struct Inner {
-    pub states: BTreeMap<String, serde_json::Value>,
+pub(crate) struct Inner {
+    pub(crate) states: BTreeMap<String, serde_json::Value>,
     /// Accepted and not finished: request, key, state, questions left, whether it fails.
     pending: BTreeMap<String, (String, Value, u32, bool)>,
     /// Effects, in order: key and state.
-    pub effects: Vec<(String, Value)>,
+    pub(crate) effects: Vec<(String, Value)>,
     /// What happens at the call with this number.
-    pub tricks: BTreeMap<u64, Trick>,
+    pub(crate) tricks: BTreeMap<u64, Trick>,
 }
 
 /// The model target.
-pub struct Scripted {
-    pub inner: Mutex<Inner>,
-    pub calls: AtomicU64,
-    pub reads: AtomicU64,
-    pub disk: Option<Disk>,
-    pub pause: Duration,
+pub(crate) struct Scripted {
+    pub(crate) inner: Mutex<Inner>,
+    pub(crate) calls: AtomicU64,
+    pub(crate) reads: AtomicU64,
+    pub(crate) disk: Option<Disk>,
+    pub(crate) pause: Duration,
 }
 
 impl Scripted {
-    pub fn new(disk: Option<Disk>) -> Self {
+    pub(crate) fn new(disk: Option<Disk>) -> Self {
         Self {
             inner: Mutex::default(),
             calls: AtomicU64::new(0),
@@ -91,24 +91,24 @@ impl Scripted {
         }
     }
 
-    pub fn set(&self, key: &str, state: Value) {
+    pub(crate) fn set(&self, key: &str, state: Value) {
         set(&mut self.inner.lock().unwrap().states, key, state);
     }
 
-    pub fn states(&self) -> BTreeMap<String, serde_json::Value> {
+    pub(crate) fn states(&self) -> BTreeMap<String, serde_json::Value> {
         self.inner.lock().unwrap().states.clone()
     }
 
-    pub fn trick(&self, call: u64, trick: Trick) {
+    pub(crate) fn trick(&self, call: u64, trick: Trick) {
         self.inner.lock().unwrap().tricks.insert(call, trick);
     }
 
-    pub fn effects(&self) -> Vec<(String, Value)> {
+    pub(crate) fn effects(&self) -> Vec<(String, Value)> {
         self.inner.lock().unwrap().effects.clone()
     }
 
     /// What goes on by itself comes to its end.
-    pub fn finish_pending(&self) {
+    pub(crate) fn finish_pending(&self) {
         let mut inner = self.inner.lock().unwrap();
         for (_, (key, state, _, fails)) in std::mem::take(&mut inner.pending) {
             if !fails {
@@ -217,7 +217,7 @@ impl Target for Scripted {
 }
 
 /// Entries `k0..`, each to be set to its own state.
-pub fn wishes(count: usize, value: &str) -> Vec<Entry> {
+pub(crate) fn wishes(count: usize, value: &str) -> Vec<Entry> {
     (0..count)
         .map(|n| {
             let mut entry = Entry::new(format!("k{n:02}"), None, Some(json!(value)));
@@ -228,7 +228,7 @@ pub fn wishes(count: usize, value: &str) -> Vec<Entry> {
 }
 
 /// Keys of effects that came more than once.
-pub fn twice(effects: &[(String, Value)]) -> BTreeSet<String> {
+pub(crate) fn twice(effects: &[(String, Value)]) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     effects.iter().filter(|(key, _)| !seen.insert(key.clone())).map(|(key, _)| key.clone()).collect()
 }
