@@ -24,7 +24,8 @@ struct Way<'a> {
     must_ask: bool,
     /// Tries of this run.
     tries: u32,
-    /// Time spent waiting for others.
+    /// How often, and how long in all, others were waited for.
+    waits: u32,
     waited: Duration,
 }
 
@@ -46,6 +47,7 @@ impl Runner<'_> {
             request: progress.request.filter(|_| progress.step == Step::Accepted),
             must_ask: progress.step.is_in_flight() || progress.attempts > 0,
             tries: 0,
+            waits: 0,
             waited: Duration::ZERO,
         };
         while !self.is_stopped() {
@@ -128,7 +130,7 @@ impl Runner<'_> {
 
     /// Decides by the class of a failure. None of them counts as success.
     fn failed(&self, way: &mut Way<'_>, failure: Failure) -> Result<Next> {
-        let pause = self.options.retry.pause(way.tries + 1, &*self.history.env().random);
+        let pause = self.options.retry.pause(way.tries + way.waits + 1, &*self.history.env().random);
         let pause = pause.max(failure.after.unwrap_or(Duration::ZERO));
         if failure.request.is_some() && !way.must_ask {
             way.request.clone_from(&failure.request);
@@ -141,6 +143,7 @@ impl Runner<'_> {
             Class::Wait if way.waited < self.options.wait_max => {
                 let pause = pause.max(self.target.ask_pause());
                 way.waited += pause;
+                way.waits += 1;
                 Ok(self.pause(pause))
             }
             class => {
