@@ -74,6 +74,20 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The command that made a result, without the place of the binary on this machine.
+pub fn command(name: &str) -> String {
+    let mut words = vec![format!("cargo xtask bench {name} --")];
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--weir" {
+            arguments.next();
+        } else {
+            words.push(argument);
+        }
+    }
+    words.join(" ")
+}
+
 /// Cores, memory and system of this machine in a few words.
 pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
