@@ -120,8 +120,7 @@ fn assign(record: &Map<String, Json>) -> Option<Parts> {
 fn copy(record: &Map<String, Json>) -> Option<Parts> {
     let principal_type = PrincipalKind::parse(str_of(record, "target_entity_type")?)?;
     let id = str_of(record, "target_entity_id")?;
-    let names =
-        Names { principal: str_of(record, "target_entity_name").map(str::to_owned), ..Names::default() };
+    let names = Names { principal: str_of(record, "target_entity_name").map(str::to_owned), ..Names::default() };
     let (mut entries, mut instance) = (Vec::new(), None);
     for copied in list_of(record, "assignments_copied") {
         // ARN:account:principal; the ARN has colons of its own.
@@ -177,7 +176,10 @@ mod tests {
             "results":[{{"account_id":"1","success":true}},{{"account_id":"2","success":false,"error":"no"}}]}}"#
         );
         let found = operation(assign.as_bytes(), 1_700_000_000_000_000_000).unwrap();
-        assert_eq!((found.state, found.kind.as_str(), found.target.as_str()), (State::Partial, "revoke", "aws-sso:arn:aws:sso:::instance/ssoins-1"));
+        assert_eq!(
+            (found.state, found.kind.as_str(), found.target.as_str()),
+            (State::Partial, "revoke", "aws-sso:arn:aws:sso:::instance/ssoins-1")
+        );
         assert_eq!((&found.entries[0].before, &found.entries[0].after), (&Assignment::present(), &None));
         assert_eq!(found.progress[1].reason.as_deref(), Some("no"));
         assert_eq!(found.id.get_version_num(), 7);
@@ -188,7 +190,10 @@ mod tests {
         );
         let found = operation(copied.as_bytes(), 0).unwrap();
         let one = Assignment::from_key(&found.entries[0].key).unwrap();
-        assert_eq!((one.account.as_str(), one.permission_set.as_str(), one.principal_id.as_str()), ("111122223333", SET, "t"));
+        assert_eq!(
+            (one.account.as_str(), one.permission_set.as_str(), one.principal_id.as_str()),
+            ("111122223333", SET, "t")
+        );
         let cloned = format!(
             r#"{{"operation_id":"c","source_permission_set_name":"A","source_permission_set_arn":"{SET}",
             "target_permission_set_name":"B","target_permission_set_arn":"{SET}","policies_copied":{{"inline":["x"]}}}}"#

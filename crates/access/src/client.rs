@@ -96,7 +96,8 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| Error::io("cannot start the runtime for AWS", error))?;
-        let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+        let http =
+            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(5))
             .operation_attempt_timeout(settings.call_deadline)

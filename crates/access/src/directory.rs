@@ -301,9 +301,8 @@ impl Client {
         let instance = &self.instance()?.arn;
         let (mut arns, mut token) = (Vec::new(), None::<String>);
         loop {
-            let page = self.read(|| {
-                self.sso.list_permission_sets().instance_arn(instance).set_next_token(token.clone()).send()
-            })?;
+            let page = self
+                .read(|| self.sso.list_permission_sets().instance_arn(instance).set_next_token(token.clone()).send())?;
             arns.extend(page.permission_sets().iter().cloned());
             token = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
             if token.is_none() {

@@ -205,7 +205,8 @@ fn resolve_row(directory: &Directory<'_>, row: &Row) -> Result<Vec<Entry>> {
 mod tests {
     use super::*;
 
-    const CSV: &str = "principal_type,principal,permission_set,account\nUSER,alice,Admin,111122223333\ngroup, ops ,arn:x,Prod\n";
+    const CSV: &str =
+        "principal_type,principal,permission_set,account\nUSER,alice,Admin,111122223333\ngroup, ops ,arn:x,Prod\n";
 
     #[test]
     fn the_three_forms_say_the_same() {

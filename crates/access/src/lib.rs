@@ -21,4 +21,4 @@ pub use client::{Client, Settings};
 pub use directory::Directory;
 pub use error::{Error, Result};
 pub use file::{Action, Row};
-pub use target::Access;
+pub use target::{Access, TARGET_PREFIX};

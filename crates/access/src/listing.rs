@@ -103,8 +103,7 @@ pub fn copy(
     let wanted = Wanted { principals: vec![(from.0, from.1.to_owned())], ..Wanted::default() };
     let target = directory.principal(to.0, to.1)?;
     let entry = |one: Listed| {
-        let assignment =
-            Assignment { principal_type: to.0, principal_id: target.id.clone(), ..one.assignment };
+        let assignment = Assignment { principal_type: to.0, principal_id: target.id.clone(), ..one.assignment };
         let names = Names {
             principal: target.name.clone(),
             permission_set: one.permission_set_name,

@@ -78,7 +78,10 @@ pub(crate) fn is_between(from: &Value, to: &Value, state: &Value) -> bool {
     one_of(&from.description, &to.description, &state.description)
         && one_of(&from.inline_policy, &to.inline_policy, &state.inline_policy)
         && (state.boundary.is_none() || state.boundary == from.boundary || state.boundary == to.boundary)
-        && state.managed_policies.iter().all(|arn| from.managed_policies.contains(arn) || to.managed_policies.contains(arn))
+        && state
+            .managed_policies
+            .iter()
+            .all(|arn| from.managed_policies.contains(arn) || to.managed_policies.contains(arn))
         && state
             .customer_policies
             .iter()
@@ -160,9 +163,7 @@ impl Access<'_> {
         let Some(boundary) = answer.permissions_boundary() else { return Ok(None) };
         Ok(match (boundary.managed_policy_arn(), boundary.customer_managed_policy_reference()) {
             (Some(arn), _) => Some(Boundary::Managed(arn.to_owned())),
-            (None, Some(one)) => {
-                Some(Boundary::Customer(one.path().unwrap_or("/").to_owned(), one.name().to_owned()))
-            }
+            (None, Some(one)) => Some(Boundary::Customer(one.path().unwrap_or("/").to_owned(), one.name().to_owned())),
             (None, None) => None,
         })
     }

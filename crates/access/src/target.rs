@@ -242,9 +242,7 @@ fn started(status: Option<&AccountAssignmentOperationStatus>) -> Result<Started,
     let request = status.request_id().map(str::to_owned);
     match status.status() {
         Some(StatusValues::Succeeded) => Ok(Started::Done { request }),
-        Some(StatusValues::Failed) => {
-            Err(Failure { request, ..classify::failed_request(status.failure_reason()) })
-        }
+        Some(StatusValues::Failed) => Err(Failure { request, ..classify::failed_request(status.failure_reason()) }),
         _ => Ok(Started::Accepted { request: request.ok_or_else(unclear)? }),
     }
 }
@@ -292,13 +290,7 @@ impl Target for Access<'_> {
         }
     }
 
-    fn ask(
-        &self,
-        entry: &Entry,
-        to: &Value,
-        request: Option<&str>,
-        deadline: Deadline,
-    ) -> Result<Asked, Failure> {
+    fn ask(&self, entry: &Entry, to: &Value, request: Option<&str>, deadline: Deadline) -> Result<Asked, Failure> {
         if let Some(one) = Assignment::from_key(&entry.key) {
             return self.ask_assignment(&one, to, request, deadline);
         }

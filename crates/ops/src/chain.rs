@@ -73,7 +73,8 @@ pub struct ChainReport {
 pub fn verify_chain(reader: &Reader, head: Option<&str>) -> Result<ChainReport> {
     let wanted = match head {
         Some(text) => Some(
-            parse(text.as_bytes()).ok_or_else(|| Error::new(Kind::Invalid, "a chain value has 64 hexadecimal digits"))?,
+            parse(text.as_bytes())
+                .ok_or_else(|| Error::new(Kind::Invalid, "a chain value has 64 hexadecimal digits"))?,
         ),
         None => None,
     };

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use weir_base::checksum::{blake3, hex};
 use weir_base::id::Uuid;
 use weir_base::{Kind, Timestamp};
-use weir_limits::{Deadline, Retry};
 use weir_journal::Query;
+use weir_limits::{Deadline, Retry};
 
 use crate::event::Event;
 use crate::filter::Filter;
@@ -101,13 +101,7 @@ impl Plan {
     ///
     /// # Errors
     /// `Invalid` when a key comes twice, `Limit` past [`ENTRIES_MAX`], and what reading the target gives.
-    pub fn make(
-        history: &History,
-        target: &dyn Target,
-        actor: &str,
-        kind: &str,
-        wishes: Vec<Entry>,
-    ) -> Result<Self> {
+    pub fn make(history: &History, target: &dyn Target, actor: &str, kind: &str, wishes: Vec<Entry>) -> Result<Self> {
         let mut plan = Self::empty(history, target, actor, kind);
         let states = read(history.env(), target, &keys(&wishes))?;
         for (mut entry, state) in wishes.into_iter().zip(states) {
@@ -165,8 +159,8 @@ impl Plan {
 
     fn digest_now(&self) -> Result<String> {
         let bare = Self { digest: String::new(), ..self.clone() };
-        let bytes = serde_json::to_vec(&bare)
-            .map_err(|error| Error::wrap(Kind::Internal, "cannot encode the plan", error))?;
+        let bytes =
+            serde_json::to_vec(&bare).map_err(|error| Error::wrap(Kind::Internal, "cannot encode the plan", error))?;
         Ok(hex(&blake3(&bytes)))
     }
 

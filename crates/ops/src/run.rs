@@ -47,11 +47,7 @@ impl Default for RunOptions<'_> {
             concurrency: 8,
             deadline: Duration::from_secs(4 * 3600),
             call_deadline: Duration::from_secs(30),
-            retry: Retry {
-                tries_max: 6,
-                pause_first: Duration::from_millis(200),
-                pause_max: Duration::from_secs(20),
-            },
+            retry: Retry { tries_max: 6, pause_first: Duration::from_millis(200), pause_max: Duration::from_secs(20) },
             wait_max: Duration::from_secs(300),
             run: None,
             policy: Policy::Refuse,
@@ -134,8 +130,7 @@ pub fn resume(history: &History, target: &dyn Target, id: Uuid, options: &RunOpt
     let time = history.env().clock().now();
     for (entry, reason) in skipped {
         let attempts = operation.progress[entry as usize].attempts;
-        let event =
-            Event::Outcome { entry, attempts, result: Outcome::Skipped, request: None, reason: Some(reason) };
+        let event = Event::Outcome { entry, attempts, result: Outcome::Skipped, request: None, reason: Some(reason) };
         history.append(id, &[(time, event.clone())])?;
         operation.fold(time, event);
     }
@@ -202,7 +197,9 @@ impl<'a> Runner<'a> {
             self.go_through(&numbers);
             let whole = {
                 let run = self.lock();
-                numbers.iter().all(|number| matches!(run.operation.progress[*number as usize].step, Step::Done | Step::Skipped))
+                numbers
+                    .iter()
+                    .all(|number| matches!(run.operation.progress[*number as usize].step, Step::Done | Step::Skipped))
             };
             if !whole && !self.settle_only {
                 break;

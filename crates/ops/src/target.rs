@@ -31,13 +31,7 @@ pub trait Target: Sync {
     ///
     /// # Errors
     /// As [`Target::read`].
-    fn ask(
-        &self,
-        entry: &Entry,
-        to: &Value,
-        request: Option<&str>,
-        deadline: Deadline,
-    ) -> Result<Asked, Failure> {
+    fn ask(&self, entry: &Entry, to: &Value, request: Option<&str>, deadline: Deadline) -> Result<Asked, Failure> {
         let _ = request;
         let state = self.read(&[&entry.key], deadline)?.into_iter().next().unwrap_or(None);
         Ok(if state == *to { Asked::Done } else { Asked::State(state) })

@@ -135,7 +135,8 @@ fn changes(operations: &[Operation], only: &Filter) -> Vec<Change> {
         let stage_last = operation.entries.iter().map(|entry| entry.stage).max().unwrap_or(0);
         for (entry, progress) in operation.entries.iter().zip(&operation.progress).rev() {
             let certain = progress.step == Step::Done;
-            let possible = certain || progress.step.is_in_flight() || (progress.step == Step::Failed && progress.attempts > 0);
+            let possible =
+                certain || progress.step.is_in_flight() || (progress.step == Step::Failed && progress.attempts > 0);
             if !possible || !only.holds(entry) {
                 continue;
             }

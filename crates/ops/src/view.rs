@@ -135,9 +135,8 @@ impl View {
         if let Some(error) = past_limit {
             return Err(error);
         }
-        let lost = self.fold_tail(extent.through, &mut |operation| {
-            table.put(Raw::of(&index::encode(operation)), listing)
-        })?;
+        let lost =
+            self.fold_tail(extent.through, &mut |operation| table.put(Raw::of(&index::encode(operation)), listing))?;
         Ok((table.finish(listing), lost))
     }
 

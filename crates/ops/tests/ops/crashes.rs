@@ -123,7 +123,10 @@ fn an_interrupted_operation_is_settled_and_undone_as_far_as_it_went() {
             assert_eq!(plan.is_empty(), call == 0 && !after);
             apply(&history, &target, &plan, &options()).unwrap();
             assert_eq!(target.states(), before, "call {call}, after {after}");
-            assert!(plan.is_empty() || resume(&history, &target, id, &options()).is_err(), "what was undone is not resumed");
+            assert!(
+                plan.is_empty() || resume(&history, &target, id, &options()).is_err(),
+                "what was undone is not resumed"
+            );
         }
     }
 }

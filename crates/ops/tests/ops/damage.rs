@@ -98,7 +98,11 @@ fn a_lost_or_bad_index_is_made_again() {
     for at in (0..len).step_by(53) {
         for flip in [true, false] {
             let broken = forked(&world, at as u64);
-            if flip { broken.disk.flip(&index, at, 4) } else { broken.disk.truncate(&index, at) }
+            if flip {
+                broken.disk.flip(&index, at, 4)
+            } else {
+                broken.disk.truncate(&index, at)
+            }
             assert_eq!(list(&broken), listed, "at {at}, without a writer");
             drop(broken.open().unwrap());
             assert_eq!(list(&broken), listed, "at {at}");

@@ -181,13 +181,7 @@ impl Target for Scripted {
         }
     }
 
-    fn ask(
-        &self,
-        entry: &Entry,
-        to: &Value,
-        request: Option<&str>,
-        deadline: Deadline,
-    ) -> Result<Asked, Failure> {
+    fn ask(&self, entry: &Entry, to: &Value, request: Option<&str>, deadline: Deadline) -> Result<Asked, Failure> {
         let mut inner = self.inner.lock().unwrap();
         let known = request.map(str::to_owned).filter(|request| inner.pending.contains_key(request));
         let known = known.or_else(|| {
