@@ -8,6 +8,7 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
+use aws_sdk_ssoadmin::config::Credentials;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub region: Option<String>,
     /// Profile of the shared config files; default as the SDK finds it.
     pub profile: Option<String>,
+    /// Access key and secret; default as the SDK finds them.
+    pub credentials: Option<(String, String)>,
     /// Which instance, where the account sees several.
     pub instance_arn: Option<String>,
     /// Requests in any second. Default 20, as AWS allows.
@@ -46,6 +49,7 @@ impl Default for Settings {
             endpoint_url: None,
             region: None,
             profile: None,
+            credentials: None,
             instance_arn: None,
             requests_per_second: 20,
             outstanding_max: 10,
@@ -111,6 +115,9 @@ impl Client {
         }
         if let Some(profile) = &settings.profile {
             loader = loader.profile_name(profile);
+        }
+        if let Some((key, secret)) = &settings.credentials {
+            loader = loader.credentials_provider(Credentials::new(key, secret, None, None, "weir"));
         }
         if let Some(url) = &settings.endpoint_url {
             loader = loader.endpoint_url(url);

@@ -90,6 +90,7 @@ impl ConnectArgs {
             endpoint_url: self.endpoint_url.clone(),
             region: self.region.clone(),
             profile: self.profile.clone(),
+            credentials: None,
             instance_arn: self.instance_arn.clone(),
             requests_per_second: self.requests_per_second,
             outstanding_max: usize::from(self.outstanding),

@@ -1,1 +1,0 @@
-//! The target against a scripted fake.
