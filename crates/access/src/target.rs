@@ -136,7 +136,11 @@ impl<'a> Access<'a> {
         let ask = ask.target_id(&one.account).target_type(TargetType::AwsAccount);
         let ask = ask.permission_set_arn(&one.permission_set).principal_id(&one.principal_id);
         let ask = ask.principal_type(PrincipalType::from(one.principal_type.word()));
-        let answer = self.client.call(deadline, ask.send())?;
+        let answer = self.client.call(deadline, ask.send()).map_err(|failure| match is_not_found(&failure) {
+            // It was there when the plan was checked: whether it is gone, or the answer was wrong, a read has to say.
+            true => Failure { class: Class::Retry, ..failure },
+            false => failure,
+        })?;
         started(answer.account_assignment_deletion_status())
     }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_ops::{Env, Listing, State, Step, View};
 
@@ -47,22 +48,33 @@ fn r1_r2_killed_at_every_point_a_run_is_resumed_to_its_planned_state() {
     assert!(output.status.success(), "{output:?}");
     let points: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
     assert!(points > 2 * (3 * ENTRIES as u64), "{points}");
-    for point in 0..points {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path();
-        assert!(!run(dir, point).status.success(), "it was killed at point {point}");
-        check_intents(dir, point);
-        let output = run(dir, u64::MAX);
-        assert!(output.status.success(), "point {point}: {output:?}");
-        let mut effects = effects(dir);
-        assert_eq!(effects.len(), ENTRIES, "point {point}: each once");
-        effects.sort();
-        effects.dedup();
-        assert_eq!(effects.len(), ENTRIES, "point {point}: nothing twice");
-        let view = View::open(Env::system(), &dir.join("operations")).unwrap();
-        let (listed, _) = view.list(&Listing::default()).unwrap();
-        assert_eq!((listed.len(), listed[0].state, listed[0].verified), (1, State::Done, true), "point {point}");
-        let (operation, _) = view.show(&listed[0].id.to_string()).unwrap();
-        assert_eq!(operation.count(Step::Done) as usize, ENTRIES, "point {point}");
-    }
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(point) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|point| *point < points) {
+                    check_point(point);
+                }
+            });
+        }
+    });
+}
+
+fn check_point(point: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    assert!(!run(dir, point).status.success(), "it was killed at point {point}");
+    check_intents(dir, point);
+    let output = run(dir, u64::MAX);
+    assert!(output.status.success(), "point {point}: {output:?}");
+    let mut effects = effects(dir);
+    assert_eq!(effects.len(), ENTRIES, "point {point}: each once");
+    effects.sort();
+    effects.dedup();
+    assert_eq!(effects.len(), ENTRIES, "point {point}: nothing twice");
+    let view = View::open(Env::system(), &dir.join("operations")).unwrap();
+    let (listed, _) = view.list(&Listing::default()).unwrap();
+    assert_eq!((listed.len(), listed[0].state, listed[0].verified), (1, State::Done, true), "point {point}");
+    let (operation, _) = view.show(&listed[0].id.to_string()).unwrap();
+    assert_eq!(operation.count(Step::Done) as usize, ENTRIES, "point {point}");
 }
