@@ -3,6 +3,7 @@
 //! A room's commands live in the file of its name: `journal.rs` holds `weir journal`, and so on. Each has `Args` for clap
 //! and `run`, which prints its answer to stdout, talks to people on stderr, and returns an [`Exit`].
 
+mod access;
 mod cache;
 mod client;
 mod config;
@@ -13,6 +14,7 @@ mod exit;
 mod folder;
 mod journal;
 mod logging;
+mod ops;
 mod queries;
 mod quickstart;
 mod runtime;
@@ -75,6 +77,10 @@ enum Command {
     Cache(cache::Args),
     /// Check the licences and policy of a dependency set.
     Deps(deps::Args),
+    /// Change assignments of AWS IAM Identity Center, by a plan, with undo.
+    Access(Box<access::Args>),
+    /// List bulk operations, show, undo and resume them.
+    Ops(Box<ops::Args>),
     /// Append to a journal, read, check, repair and compact it.
     Journal(journal::Args),
     /// Time operations, compare them, report on them.
@@ -111,6 +117,8 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         }
         Command::Cache(args) => cache::run(args, terminal),
         Command::Deps(args) => deps::run(args, terminal),
+        Command::Access(args) => access::run(*args, terminal),
+        Command::Ops(args) => ops::run(*args, terminal),
         Command::Journal(args) => journal::run(args, terminal),
         Command::Track(args) => track::run(args, terminal),
     }

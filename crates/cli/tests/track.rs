@@ -41,10 +41,16 @@ fn runs_are_reported_and_a_slower_side_fails_the_check() {
     track(dir, 0, "run --name nap --runs 8 --label side=b -- sleep 0.06");
     let report = json(&track(dir, 0, "report --name nap --json --by label:side"));
     for (group, side) in report.as_array().unwrap().iter().zip(["a", "b"]) {
-        assert_eq!((&group["name"], &group["side"], &group["count"], &group["failures"]), (&"nap".into(), &side.into(), &8.into(), &0.into()));
+        assert_eq!(
+            (&group["name"], &group["side"], &group["count"], &group["failures"]),
+            (&"nap".into(), &side.into(), &8.into(), &0.into())
+        );
         let ms = |name: &str| group[name].as_f64().unwrap();
         let order = [ms("min_ms"), ms("p50_ms"), ms("p95_ms"), ms("p99_ms"), ms("max_ms")];
-        assert!(order.is_sorted() && ms("min_ms") >= if side == "a" { 20.0 } else { 60.0 } && ms("mean_ms") > 0.0, "{group}");
+        assert!(
+            order.is_sorted() && ms("min_ms") >= if side == "a" { 20.0 } else { 60.0 } && ms("mean_ms") > 0.0,
+            "{group}"
+        );
     }
     let slower = track(dir, 1, "check --name nap --baseline side=a --candidate side=b");
     assert!(slower.contains("% slower"), "{slower}");
@@ -68,7 +74,10 @@ fn runs_are_reported_and_a_slower_side_fails_the_check() {
 fn two_commands_in_turns_are_compared_and_failures_are_passed_on() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let told = weir(dir, &["track", "run", "--name", "x", "--runs", "7", "--json", "--vs", "sleep 0.01", "--", "sleep", "0.03"]);
+    let told = weir(
+        dir,
+        &["track", "run", "--name", "x", "--runs", "7", "--json", "--vs", "sleep 0.01", "--", "sleep", "0.03"],
+    );
     assert!(told.status.success(), "{told:?}");
     let told = json(&String::from_utf8(told.stdout).unwrap());
     assert_eq!(told["comparison"]["verdict"], "regression");
@@ -136,7 +145,10 @@ fn sixteen_processes_at_once_lose_nothing_and_sql_sees_all() {
         assert!(output.status.success(), "{output:?}");
         json(&String::from_utf8(output.stdout).unwrap())
     };
-    assert_eq!(sql("SELECT count(*) AS n, sum(count) AS c FROM operations WHERE name = 'many'"), json(r#"[{"n":80,"c":80}]"#));
+    assert_eq!(
+        sql("SELECT count(*) AS n, sum(count) AS c FROM operations WHERE name = 'many'"),
+        json(r#"[{"n":80,"c":80}]"#)
+    );
     assert_eq!(sql("SELECT count(*) AS n FROM measures WHERE measure = 'user_ms'"), json(r#"[{"n":80}]"#));
     track(dir, 0, "drain");
     assert_eq!(sql("SELECT count(*) AS n FROM operations"), json(r#"[{"n":80}]"#));

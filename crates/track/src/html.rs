@@ -228,11 +228,16 @@ mod tests {
         for at in 0..50u64 {
             let name = "<script>alert(1)</script> & \"co\"".to_owned();
             let end_ns = 1_767_225_600_000_000_000 + i64::try_from(at).unwrap() * 1_000_000_000;
-            report.add(&Query::default(), &Finished { name, end_ns, duration_ns: 1_000_000 + at * 1000, count: 1, ..Finished::default() });
+            report.add(
+                &Query::default(),
+                &Finished { name, end_ns, duration_ns: 1_000_000 + at * 1000, count: 1, ..Finished::default() },
+            );
         }
         let groups: Vec<_> = report.groups().collect();
         let page = page(&groups);
-        assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;co&quot;") && !page.contains("<script"));
+        assert!(
+            page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;co&quot;") && !page.contains("<script")
+        );
         assert!(!page.contains("http") && !page.contains("url(") && page.matches("<circle").count() == 50);
         assert!(super::page(&[]).contains("Nothing was recorded"));
         for tag in ["svg", "section", "table", "tr", "td", "h2"] {

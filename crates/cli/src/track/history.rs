@@ -167,7 +167,8 @@ fn of_stored(line: &str) -> Option<Finished> {
     let row: Value = serde_json::from_str(line).ok()?;
     let text = |name: &str| row[name].as_str().map(str::to_owned);
     let ns = |name: &str| row[name].as_f64().map(|ms| (ms * 1e6).round() as u64);
-    let end: jiff::Timestamp = row["time"].as_str().and_then(|time| format!("{}Z", time.trim_end_matches('Z')).parse().ok())?;
+    let end: jiff::Timestamp =
+        row["time"].as_str().and_then(|time| format!("{}Z", time.trim_end_matches('Z')).parse().ok())?;
     let labels: Labels = row
         .as_object()?
         .iter()
