@@ -268,7 +268,7 @@ fn tables_are_listed_and_compacted_and_queries_stopped() {
         };
         assert_eq!(ask(&["queries", "cancel", &id]).status.code(), Some(0));
         let asked = asked.join().unwrap();
-        assert_eq!(asked.status.code(), Some(6), "{}", stderr(&asked));
+        assert_eq!(asked.status.code(), Some(4), "{}", stderr(&asked));
         assert!(stderr(&asked).contains("cancelled"), "{}", stderr(&asked));
         assert_eq!(ask(&["queries", "cancel", &id]).status.code(), Some(3));
     });

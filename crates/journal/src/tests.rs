@@ -173,7 +173,9 @@ fn a_mapped_reader_answers_as_a_plain_one_also_after_its_files_are_gone() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { segment_bytes_max: 2000, codec: Codec::Lz4, ..Options::default() };
     let journal = open(dir.path(), &options);
-    (0..200).for_each(|n| drop(append(&journal, &format!("{n:03} {}", "x".repeat(n % 90)))));
+    for n in 0..200 {
+        append(&journal, &format!("{n:03} {}", "x".repeat(n % 90)));
+    }
     journal.settle().unwrap();
     let plain = Reader::open(Env::system(), dir.path()).unwrap();
     let mapped = Reader::open_mapped(Env::system(), dir.path()).unwrap();

@@ -340,7 +340,9 @@ pub(crate) fn statistics(format: Format, kinds: &BTreeMap<String, KindStatistics
         return Ok(format!("{}\n{rows}", header.join(",")));
     }
     let mut table = table(&header);
-    kinds.iter().for_each(|kind| drop(table.add_row(row(kind))));
+    for kind in kinds {
+        table.add_row(row(kind));
+    }
     Ok(format!("{table}\n"))
 }
 
