@@ -100,11 +100,12 @@ pub(crate) struct Part {
     /// What the manifest says of it, if it is listed.
     listed: Option<Sealed>,
     index: OnceLock<Option<Arc<Index>>>,
-    /// The open file, kept for the next query; only of a listed segment.
+    /// The open file, kept for the next query: what was read once is read from the same files, also when compaction has
+    /// replaced them since.
     open: OnceLock<Segment>,
 }
 
-/// Files of sealed segments that a reader keeps open between queries.
+/// Files of segments that a reader keeps open between queries.
 const FILES_OPEN_MAX: usize = 128;
 
 impl Part {
@@ -286,14 +287,12 @@ impl Reader {
         }
         let path = self.path_of(part);
         let mut segment = Segment::open(&*self.env.fs, &path, part.first, part.generation)?;
-        if part.listed.is_some() {
-            if self.mapped {
-                segment.map();
-            }
-            let kept = self.parts.iter().filter(|part| part.open.get().is_some()).count();
-            if kept < FILES_OPEN_MAX {
-                return Ok(part.open.get_or_init(|| segment).clone());
-            }
+        if self.mapped && part.listed.is_some() {
+            segment.map();
+        }
+        let kept = self.parts.iter().filter(|part| part.open.get().is_some()).count();
+        if kept < FILES_OPEN_MAX {
+            return Ok(part.open.get_or_init(|| segment).clone());
         }
         Ok(segment)
     }
