@@ -85,7 +85,16 @@ pub struct JournalResults {
 
 /// Appends of all stores side by side, then the large journal.
 pub fn journal_tables(results: &JournalResults) -> String {
-    let head = ["store", "batches", "ms, mean", "median", "p99", "last / first tenth", "of bare, mean (median)", "JSON / stored"];
+    let head = [
+        "store",
+        "batches",
+        "ms, mean",
+        "median",
+        "p99",
+        "last / first tenth",
+        "of bare, mean (median)",
+        "JSON / stored",
+    ];
     let share = |append: &Appends| match (append.share_of_bare, append.share_of_bare_medians) {
         (Some(mean), Some(median)) => format!("{:.0} % ({:.0} %)", mean * 100.0, median * 100.0),
         _ => "-".to_owned(),
