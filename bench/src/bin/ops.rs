@@ -125,7 +125,12 @@ fn fill(args: &Args) -> anyhow::Result<()> {
         }
     }
     history.close()?;
-    println!("{} operations with {} entries each, stored in {:.1} s", args.operations, args.entries, begin.elapsed().as_secs_f64());
+    println!(
+        "{} operations with {} entries each, stored in {:.1} s",
+        args.operations,
+        args.entries,
+        begin.elapsed().as_secs_f64()
+    );
     println!("store without sync, first 1000 {:>8.3} ms each", first.as_secs_f64());
     println!("store without sync, last 1000  {:>8.3} ms each (limit 1)", last.as_secs_f64());
     Ok(())
