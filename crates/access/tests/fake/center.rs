@@ -1,10 +1,12 @@
 //! An identity center of our own: it is slow, fails, throttles, hangs and drops connections as told, and counts what it is asked.
 
+#![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::disallowed_methods, reason = "the fake keeps real time, as AWS does")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -58,6 +60,10 @@ pub(crate) struct State {
     pub(crate) outstanding_most: usize,
     /// Creating the same thing while it is being created.
     pub(crate) doubled: u32,
+    /// How long a creation takes.
+    pub(crate) work: Duration,
+    /// The process that is killed at the request with this number (from 1), before it has its effect or after.
+    pub(crate) victim: Option<(Child, usize, bool)>,
     /// Content of permission sets: ARN, and what was put in.
     pub(crate) sets: BTreeMap<String, Value>,
 }
@@ -68,14 +74,16 @@ pub(crate) struct Center {
     pub(crate) state: Arc<Mutex<State>>,
 }
 
-/// How long a creation takes.
-const WORK: Duration = Duration::from_millis(300);
-
 impl Center {
     pub(crate) fn start() -> Self {
+        Self::start_with(Duration::from_millis(300))
+    }
+
+    pub(crate) fn start_with(work: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state: Arc<Mutex<State>> = Arc::default();
+        state.lock().unwrap().work = work;
         state.lock().unwrap().sets.insert(SET.to_owned(), json!({"Name": "Readers", "SessionDuration": "PT2H"}));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
@@ -135,7 +143,7 @@ impl State {
             self.doubled += 1;
         }
         let id = format!("{:08x}-0000-4000-8000-000000000000", self.requests.len());
-        let request = Request { creates, assignment, ready: Instant::now() + WORK, fails, settled: false };
+        let request = Request { creates, assignment, ready: Instant::now() + self.work, fails, settled: false };
         self.requests.insert(id.clone(), request);
         let outstanding = self.requests.values().filter(|request| !request.settled).count();
         self.outstanding_most = self.outstanding_most.max(outstanding);
@@ -161,6 +169,17 @@ impl State {
         open.map(|(id, _)| json!({"RequestId": id, "Status": "IN_PROGRESS"})).collect()
     }
 
+    /// Kills the process if this is its request.
+    fn strike(&mut self, number: usize, now: bool) -> bool {
+        match &mut self.victim {
+            Some((child, at, after)) if *at == number && *after == now => {
+                child.kill().unwrap();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Answers an action; the second value is the status.
     fn answer(&mut self, action: &str, body: &Value, fails: Option<&'static str>) -> (Value, u16) {
         let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
@@ -179,6 +198,11 @@ impl State {
             "ListInstances" => {
                 (json!({"Instances": [{"InstanceArn": INSTANCE, "IdentityStoreId": "d-0123456789"}]}), 200)
             }
+            "DescribeUser" => {
+                let id = text("UserId");
+                (json!({"UserName": format!("name-{id}"), "UserId": id, "IdentityStoreId": "d-0123456789"}), 200)
+            }
+            "ListAccounts" => (json!({"__type": "AWSOrganizationsNotInUseException", "message": "none"}), 400),
             "CreateAccountAssignment" => {
                 (json!({"AccountAssignmentCreationStatus": self.begin(true, assignment(), fails)}), 200)
             }
@@ -280,13 +304,16 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut stream = stream;
     while let Some((action, body)) = read_request(&mut reader) {
-        let trick = {
+        let (trick, number) = {
             let mut state = state.lock().unwrap();
             state.times.push(Instant::now());
+            let number = state.times.len();
+            if state.strike(number, false) {
+                return;
+            }
             *state.counts.entry(action.clone()).or_default() += 1;
             state.work();
-            let next = state.tricks.get_mut(action.as_str()).and_then(VecDeque::pop_front);
-            next
+            (state.tricks.get_mut(action.as_str()).and_then(VecDeque::pop_front), number)
         };
         if matches!(trick, Some(Trick::DropBefore)) {
             return;
@@ -296,6 +323,9 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
             Some(Trick::FailsLater(reason)) => state.lock().unwrap().answer(&action, &body, Some(reason)),
             _ => state.lock().unwrap().answer(&action, &body, None),
         };
+        if state.lock().unwrap().strike(number, true) {
+            return;
+        }
         match trick {
             Some(Trick::DropAfter) => return,
             Some(Trick::Hang(time)) => std::thread::sleep(time),

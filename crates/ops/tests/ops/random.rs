@@ -98,10 +98,10 @@ impl Story {
         self.trouble();
         self.told.push(format!("operate {entries:?}"));
         let history = self.history.as_ref().unwrap();
-        if let Ok(plan) = Plan::make(history, &self.target, "random", "assign", entries) {
-            if !plan.is_empty() {
-                let _ = apply(history, &self.target, &plan, &self.options());
-            }
+        if let Ok(plan) = Plan::make(history, &self.target, "random", "assign", entries)
+            && !plan.is_empty()
+        {
+            let _ = apply(history, &self.target, &plan, &self.options());
         }
     }
 
