@@ -154,7 +154,16 @@ fn a_damaged_frame_in_the_middle_is_an_error_that_says_where() {
     assert_ne!(output.status.code(), Some(0), "{text}");
     assert!(text.contains(segment.file_name().unwrap().to_str().unwrap()), "{text}");
     assert!(text.contains("sav") || text.contains("recover"), "does not say what can be saved: {text}");
+    assert!(text.contains("weir journal repair"), "{text}");
     assert!(fs::read(&segment).unwrap() == before, "the damaged segment was changed");
+    let output = run(weir().args(["journal", "repair"]).arg(data.join("wal")), b"");
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    let server = Weir::start(&data);
+    let kept: Vec<u64> =
+        server.sql("d", "select f from t order by time").iter().map(|row| row["f"].as_f64().unwrap() as u64).collect();
+    assert_eq!(kept.len(), 7, "all but the damaged one: {kept:?}");
+    assert_eq!(*kept.last().unwrap(), 8);
+    server.stop();
 }
 
 /// J1, E1: a last frame that is torn was never acknowledged: it is cut and reported, and everything before it is there.

@@ -258,8 +258,8 @@ fn damage(folder: &Path, count: u64, last: Option<u64>, error: &weir_journal::Er
     let advice = format!(
         "{before} What is in the tables is not touched by this.\n\
          Copy {0} away first. If the disk gave wrong bytes, a copy or backup of the named file mends it.\n\
-         Else move {0} aside and start again: it loses the records of the log that were not yet flushed,\n\
-         those before the damage included; the senders may have them still, and sending twice is safe.",
+         Else `weir journal repair {0}` keeps every record but the damaged ones, says which are lost, and puts the bad\n\
+         bytes into {0}/quarantine; then start again. The senders may have what is lost still: sending twice is safe.",
         folder.display()
     );
     Finding { check: "log".to_owned(), verdict, detail: weir_base::error::chain(error), advice: Some(advice) }
