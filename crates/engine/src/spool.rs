@@ -325,7 +325,8 @@ fn to_lines(lines: &mut String, slot: u16, sequence: u64, row: &Row) {
     match row {
         Row::Finished(row) => {
             let tags = tags(&row.name, &row.labels, slot);
-            let _ = write!(lines, "operations{tags} sequence={sequence}i,count={}i,failures={}i", row.count, row.failures);
+            let _ =
+                write!(lines, "operations{tags} sequence={sequence}i,count={}i,failures={}i", row.count, row.failures);
             let _ = write!(lines, ",duration_ms={}", row.duration_ns as f64 / 1e6);
             for (name, value) in [("min_ms", row.min_ns), ("max_ms", row.max_ns)] {
                 if let Some(value) = value {
@@ -337,7 +338,8 @@ fn to_lines(lines: &mut String, slot: u16, sequence: u64, row: &Row) {
                     let _ = write!(lines, ",{name}={value}i");
                 }
             }
-            for (name, value) in [("id", &row.id), ("parent", &row.parent), ("run", &row.run), ("sketch", &row.sketch)] {
+            for (name, value) in [("id", &row.id), ("parent", &row.parent), ("run", &row.run), ("sketch", &row.sketch)]
+            {
                 if let Some(value) = value {
                     let _ = write!(lines, ",{name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""));
                 }
@@ -355,7 +357,8 @@ fn to_lines(lines: &mut String, slot: u16, sequence: u64, row: &Row) {
 
 fn measures(lines: &mut String, tags: &str, sequence: u64, measures: &BTreeMap<String, f64>, time_ns: i64) {
     for (name, value) in measures.iter().filter(|(_, value)| value.is_finite()) {
-        let _ = writeln!(lines, "measures{tags},measure={} value={value},sequence={sequence}i {time_ns}", escaped(name));
+        let _ =
+            writeln!(lines, "measures{tags},measure={} value={value},sequence={sequence}i {time_ns}", escaped(name));
     }
 }
 

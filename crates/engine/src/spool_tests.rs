@@ -8,7 +8,16 @@ fn finished(name: &str, end_ns: i64) -> Row {
     let labels = Labels::from([("tool name".to_owned(), "a,b=c \\".to_owned())]);
     let measures = BTreeMap::from([("user_ms".to_owned(), 1.5), ("unknown".to_owned(), f64::NAN)]);
     let id = Some(format!("x\"{end_ns}"));
-    Row::Finished(Finished { name: name.into(), labels, id, end_ns, duration_ns: 2_000_000, count: 1, measures, ..Finished::default() })
+    Row::Finished(Finished {
+        name: name.into(),
+        labels,
+        id,
+        end_ns,
+        duration_ns: 2_000_000,
+        count: 1,
+        measures,
+        ..Finished::default()
+    })
 }
 
 fn all(env: &Env, dir: &Path) -> (Vec<Placed>, ReadSummary) {
@@ -60,8 +69,13 @@ fn draining_hands_on_every_row_and_again_what_was_not_marked() {
     assert_eq!(drain.next().unwrap(), None);
     spool.append(vec![finished("a", 9000)]).unwrap();
     assert_eq!(drain.next().unwrap().unwrap().rows, 1);
-    let (operations, measures): (Vec<_>, Vec<_>) = first.lines.lines().partition(|line| line.starts_with("operations,"));
-    assert_eq!((operations.len(), measures.len()), (BATCH_ROWS, BATCH_ROWS), "what is not finite was not measured (M1)");
+    let (operations, measures): (Vec<_>, Vec<_>) =
+        first.lines.lines().partition(|line| line.starts_with("operations,"));
+    assert_eq!(
+        (operations.len(), measures.len()),
+        (BATCH_ROWS, BATCH_ROWS),
+        "what is not finite was not measured (M1)"
+    );
     assert_eq!(
         operations[3],
         "operations,name=a,slot=000,label_tool\\ name=a\\,b\\=c\\ \\_ sequence=4i,count=1i,failures=0i,duration_ms=2,id=\"x\\\"3\" 3"

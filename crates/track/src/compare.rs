@@ -220,7 +220,8 @@ fn shift_of(base: &[f64], cand: &[f64], pairs: &[f64]) -> (Method, f64, Interval
     let robust = |values: &[f64]| (values.len() >= RUNS_ROBUST).then(|| bisquare(values)).flatten();
     let apart = robust(base).zip(robust(cand)).map(|(base, cand)| cand.minus(&base));
     // Pairs cost precision where the sides share nothing; they are used where they win clearly.
-    let in_pairs = robust(pairs).filter(|pairs| apart.as_ref().is_none_or(|apart| pairs.error < PAIRS_WIN * apart.error));
+    let in_pairs =
+        robust(pairs).filter(|pairs| apart.as_ref().is_none_or(|apart| pairs.error < PAIRS_WIN * apart.error));
     if let Some(estimate) = in_pairs {
         return (Method::PairedBisquare, estimate.middle, estimate.interval());
     }

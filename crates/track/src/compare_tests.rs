@@ -63,7 +63,8 @@ fn false_alarms_are_at_most_a_quarter_of_a_percent_of_2000_pairs() {
 #[test]
 fn a_slowdown_of_five_percent_is_found_in_95_of_100_cases() {
     // The widest noise is past what the promise is for: no method could hold both ends of it with 60 runs.
-    let cases = [(4, Noise::Student, 950), (5, Noise::Outliers, 950), (6, Noise::Drift, 950), (11, Noise::WideStudent, 900)];
+    let cases =
+        [(4, Noise::Student, 950), (5, Noise::Outliers, 950), (6, Noise::Drift, 950), (11, Noise::WideStudent, 900)];
     for (seed, noise, least) in cases {
         let found = regressions(seed, noise, 1000, 1.05);
         assert!(found >= least, "{noise:?}: {found} of 1000");

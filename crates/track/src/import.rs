@@ -60,7 +60,9 @@ impl Format {
         if start.starts_with('{') {
             let has = |key: &str| text.contains(&format!("\"{key}\""));
             return match () {
-                () if has("pytest-benchmark") || (has("machine_info") && has("benchmarks")) => Some(Self::PytestBenchmark),
+                () if has("pytest-benchmark") || (has("machine_info") && has("benchmarks")) => {
+                    Some(Self::PytestBenchmark)
+                }
                 () if has("real_time") || (has("context") && has("benchmarks")) => Some(Self::GoogleBenchmark),
                 () if has("benchmark-complete") || has("sampling_mode") => Some(Self::Criterion),
                 () if has("results") => Some(Self::Hyperfine),
@@ -133,7 +135,13 @@ fn labels_of(value: &Value) -> Labels {
 /// A row of a duration in nanoseconds; none unless it is a sensible number.
 fn row(name: &str, labels: Labels, end_ns: Timestamp, nanoseconds: f64) -> Option<Finished> {
     let sensible = nanoseconds.is_finite() && (0.0..1e18).contains(&nanoseconds) && !name.is_empty();
-    sensible.then(|| Finished { name: name.to_owned(), labels, end_ns, duration_ns: nanoseconds as u64, ..Finished::default() })
+    sensible.then(|| Finished {
+        name: name.to_owned(),
+        labels,
+        end_ns,
+        duration_ns: nanoseconds as u64,
+        ..Finished::default()
+    })
 }
 
 impl Imported {
@@ -281,7 +289,8 @@ fn go(text: &str, now: Timestamp, into: &mut Imported) {
             package = Some(name.trim().to_owned());
         }
         let words: Vec<&str> = line.split_whitespace().collect();
-        let Some(unit) = words.iter().position(|word| *word == "ns/op").filter(|_| line.starts_with("Benchmark")) else {
+        let Some(unit) = words.iter().position(|word| *word == "ns/op").filter(|_| line.starts_with("Benchmark"))
+        else {
             continue;
         };
         // The number behind the last dash is GOMAXPROCS, no part of the name.
@@ -324,7 +333,9 @@ fn csv(text: &str, into: &mut Imported) -> Result<()> {
         for (column, label) in head.iter().enumerate().filter(|(column, _)| ![time, name, duration].contains(column)) {
             match (label.trim(), field(column)) {
                 (_, "") | ("", _) => {}
-                ("success", value) => failures = u64::from(matches!(value.to_lowercase().as_str(), "false" | "0" | "no")),
+                ("success", value) => {
+                    failures = u64::from(matches!(value.to_lowercase().as_str(), "false" | "0" | "no"))
+                }
                 (label, value) => drop(labels.insert(label.to_owned(), value.to_owned())),
             }
         }

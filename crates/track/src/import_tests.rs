@@ -8,7 +8,8 @@ fn check(text: &str, format: Format, expected: &[(&str, f64, u64)]) -> Vec<Finis
     assert_eq!(Format::guess(text), Some(format), "{text}");
     let imported = read(text.as_bytes(), None, NOW).unwrap();
     assert_eq!(imported.refused, Vec::<String>::new());
-    let found: Vec<_> = imported.rows.iter().map(|row| (&*row.name, row.duration_ns as f64 / 1e6, row.failures)).collect();
+    let found: Vec<_> =
+        imported.rows.iter().map(|row| (&*row.name, row.duration_ns as f64 / 1e6, row.failures)).collect();
     assert_eq!(found, expected);
     assert_eq!(read(text.as_bytes(), None, NOW).unwrap(), imported, "the same file is the same rows");
     imported.rows
@@ -28,8 +29,11 @@ fn pytest_benchmark() {
     let text = r#"{"machine_info":{},"commit_info":{"id":"abc"},"datetime":"2026-01-02T03:04:05.5+00:00","version":"4.0.0",
         "benchmarks":[{"group":"g","name":"test_a","fullname":"t.py::test_a[1]","params":{"n":1},
         "stats":{"mean":0.002,"data":[0.001,0.003]}},{"name":"test_b","group":null,"params":null,"stats":{"mean":0.5}}]}"#;
-    let rows =
-        check(text, Format::PytestBenchmark, &[("t.py::test_a[1]", 1.0, 0), ("t.py::test_a[1]", 3.0, 0), ("test_b", 500.0, 0)]);
+    let rows = check(
+        text,
+        Format::PytestBenchmark,
+        &[("t.py::test_a[1]", 1.0, 0), ("t.py::test_a[1]", 3.0, 0), ("test_b", 500.0, 0)],
+    );
     assert_eq!(rows[0].end_ns, 1_767_323_045_500_000_000);
     assert_eq!((&*rows[0].labels["n"], &*rows[0].labels["ref"], &*rows[0].labels["group"]), ("1", "abc", "g"));
 }
@@ -75,7 +79,12 @@ fn csv() {
     let rows = check(text, Format::Csv, &[("a, \"b\"", 1.5, 0), ("c", 2.0, 1)]);
     assert_eq!(rows[0].end_ns, rows[1].end_ns);
     assert!(rows[1].labels.is_empty());
-    let bad = read(b"timestamp,operation,duration_ms\nyesterday,a,1\n2026-01-01,b,fast\n2026-01-01T00:00:00,c,-1\n", None, NOW).unwrap();
+    let bad = read(
+        b"timestamp,operation,duration_ms\nyesterday,a,1\n2026-01-01,b,fast\n2026-01-01T00:00:00,c,-1\n",
+        None,
+        NOW,
+    )
+    .unwrap();
     assert!(bad.rows.is_empty() && bad.refused.len() == 3, "{bad:?}");
     assert!(read(b"a,b\n1,2\n", Some(Format::Csv), NOW).is_err());
     assert!(read(b"hello", None, NOW).is_err() && read(b"\xff", None, NOW).is_err());

@@ -214,8 +214,12 @@ impl Group {
             return None;
         }
         let ms = |points: &[(Timestamp, f64)]| points.iter().map(|point| point.1).collect::<Vec<_>>();
-        let found = compare::compare(&ms(&points[..third]), &ms(&points[points.len() - third..]), false, Rule::default());
-        found.ok().filter(|found| matches!(found.verdict, Verdict::Regression | Verdict::Improvement)).map(|found| found.ratio)
+        let found =
+            compare::compare(&ms(&points[..third]), &ms(&points[points.len() - third..]), false, Rule::default());
+        found
+            .ok()
+            .filter(|found| matches!(found.verdict, Verdict::Regression | Verdict::Improvement))
+            .map(|found| found.ratio)
     }
 
     /// Medians of even slices of its time; none where a slice is empty.
@@ -238,7 +242,10 @@ impl Group {
         let mut told = Map::new();
         told.insert("name".into(), self.name.clone().into());
         for (name, value) in &self.key {
-            told.insert(if matches!(&**name, "name" | "count") { format!("label_{name}") } else { name.clone() }, value.clone().into());
+            told.insert(
+                if matches!(&**name, "name" | "count") { format!("label_{name}") } else { name.clone() },
+                value.clone().into(),
+            );
         }
         let rest = json!({
             "count": self.sketch.count(),
