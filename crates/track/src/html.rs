@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::change::Change;
 use crate::compare::{millis, signed_percent};
 use crate::report::{Group, moment};
 use crate::sketch::value_of;
@@ -58,6 +59,11 @@ fn title(group: &Group) -> String {
 
 /// The whole page.
 pub fn page(groups: &[&Group]) -> String {
+    page_with_changes(&groups.iter().map(|group| (*group, Vec::new())).collect::<Vec<_>>())
+}
+
+/// The whole page, with change points marked: when each was, and the change.
+pub fn page_with_changes(groups: &[(&Group, Vec<(i64, Change)>)]) -> String {
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Operations</title>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><style>{STYLE}</style></head>\n<body><h1>Operations</h1>\n"
@@ -65,11 +71,12 @@ pub fn page(groups: &[&Group]) -> String {
     if groups.is_empty() {
         out.push_str("<p>Nothing was recorded for that time.</p>\n");
     } else {
-        summary(&mut out, groups);
+        summary(&mut out, &groups.iter().map(|(group, _)| *group).collect::<Vec<_>>());
     }
-    for group in groups {
+    for (group, changes) in groups {
         let _ = write!(out, "<section><h2>{}</h2>\n<p>{}</p>\n", title(group), sentence(group));
-        over_time(&mut out, group);
+        over_time(&mut out, group, changes);
+        list(&mut out, changes);
         spread(&mut out, group);
         out.push_str("</section>\n");
     }
@@ -137,7 +144,7 @@ fn grid(out: &mut String, low: f64, high: f64) {
 }
 
 /// Every operation as a dot, medians of slices as a line.
-fn over_time(out: &mut String, group: &Group) {
+fn over_time(out: &mut String, group: &Group, changes: &[(i64, Change)]) {
     let points = group.timeline.points();
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return };
     let mut sorted: Vec<f64> = points.iter().map(|point| point.1).collect();
@@ -153,6 +160,11 @@ fn over_time(out: &mut String, group: &Group) {
     let stride = points.len().div_ceil(DOTS_MAX);
     for (time, ms) in points.iter().step_by(stride) {
         let _ = write!(out, "<circle class=\"dot\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.4\"/>", x(*time), y(*ms));
+    }
+    for (time, _) in changes {
+        let x = x(*time);
+        let foot = HEIGHT - BOTTOM;
+        let _ = write!(out, "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{foot}\"/>");
     }
     let slices = group.spark();
     let line: Vec<String> = slices
@@ -174,6 +186,20 @@ fn over_time(out: &mut String, group: &Group) {
         moment(last.0)
     );
     out.push('\n');
+}
+
+fn list(out: &mut String, changes: &[(i64, Change)]) {
+    for (time, change) in changes {
+        let class = if change.ratio > 1.0 { "bad" } else { "good" };
+        let _ = writeln!(
+            out,
+            "<p><span class=\"{class}\">{}</span> from {} on: median {} before, {} after</p>",
+            signed_percent(change.ratio),
+            moment(*time),
+            millis(change.before),
+            millis(change.after)
+        );
+    }
 }
 
 /// How durations spread, on a logarithmic scale.

@@ -15,12 +15,14 @@
 //! ```
 
 pub mod cells;
+pub mod change;
 pub mod compare;
 mod error;
 pub mod html;
 pub mod import;
 pub mod progress;
 pub mod random;
+pub mod recommend;
 pub mod report;
 pub mod row;
 pub mod sketch;
