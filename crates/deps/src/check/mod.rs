@@ -12,7 +12,7 @@ use weir_base::Timestamp;
 use crate::advisory::Advisories;
 use crate::finding::{Finding, Level};
 use crate::licence::{Evidence, Rung};
-use crate::package::{Ecosystem, PackageSet};
+use crate::package::{Ecosystem, Lookups, PackageSet};
 use crate::parallel;
 use crate::policy::{Class, Policy};
 
@@ -105,6 +105,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Counts.
     pub summary: Summary,
+    /// How often the cache helped.
+    #[serde(default)]
+    pub cache: Lookups,
 }
 
 impl Report {
@@ -196,6 +199,7 @@ pub fn check(set: PackageSet, context: Context<'_>) -> Report {
         packages,
         findings,
         summary: Summary::default(),
+        cache: set.lookups,
     };
     report.recount();
     report

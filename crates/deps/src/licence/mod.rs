@@ -68,7 +68,7 @@ pub struct Evidence {
 }
 
 /// One licence file and what it states.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FileText {
     /// Path relative to the package's metadata folder.
     pub file: String,

@@ -34,7 +34,13 @@ fn package(name: &str, version: &str, license: Option<&str>, requires: &[&str]) 
 fn report_of(packages: Vec<Package>) -> Report {
     let nasty = "a <script>alert(1)</script> | `x` ]]> \u{1} & \"quote\"\nsecond line";
     let problem = Finding::new(Code::Malformed, Level::Warn, nasty).at("uv.lock", 2);
-    let mut set = PackageSet { packages, problems: vec![problem], source: "a & b".into(), is_lock: true };
+    let mut set = PackageSet {
+        packages,
+        problems: vec![problem],
+        source: "a & b".into(),
+        is_lock: true,
+        ..PackageSet::default()
+    };
     set.sort();
     let policy = Policy::default();
     check(set, Context { policy: &policy, now: 1_800_000_000_000_000_000, advisories: None, newest: None })
