@@ -21,6 +21,17 @@ pub enum Ecosystem {
     Npm,
 }
 
+impl Ecosystem {
+    /// The word used in files and output.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Ecosystem::Pypi => "pypi",
+            Ecosystem::Cargo => "cargo",
+            Ecosystem::Npm => "npm",
+        }
+    }
+}
+
 /// A file that the input lists for a package, as lock files do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Artifact {

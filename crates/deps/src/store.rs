@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use weir_base::Clock;
 
+/// The namespace of Weir's cache that is used.
+pub const NAMESPACE: &str = "deps";
+
 /// Bytes by key. Failures are misses; a store never fails its caller (C1).
 pub trait Store: Send + Sync {
     /// The bytes put under `key`, unless they have expired, were evicted or cannot be read.

@@ -95,6 +95,9 @@ pub struct Summary {
 pub struct Report {
     /// What was checked.
     pub source: String,
+    /// The name under which the run is recorded; empty when it is not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub project: String,
     /// Profile of the policy.
     pub profile: String,
     /// When, nanoseconds UTC.
@@ -194,6 +197,7 @@ pub fn check(set: PackageSet, context: Context<'_>) -> Report {
     }
     let mut report = Report {
         source: set.source,
+        project: String::new(),
         profile: context.policy.profile.clone(),
         time: context.now,
         packages,

@@ -7,6 +7,7 @@
 
 pub mod expression;
 pub mod names;
+pub mod newer;
 pub mod text;
 
 use std::collections::BTreeSet;
