@@ -47,6 +47,87 @@ pub struct Starts {
     pub starts: Vec<Start>,
 }
 
+/// Appends of batches to one store, by `bench/rivals/journal`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Appends {
+    /// The store and its durability.
+    pub store: String,
+    /// Batches of 100 records.
+    pub batches: u64,
+    /// Mean time of an append.
+    pub mean_ms: f64,
+    /// Median time of an append.
+    pub median_ms: f64,
+    /// Of 100 appends, 99 took at most this.
+    pub p99_ms: f64,
+    /// Median time of the last tenth of the appends over that of the first tenth.
+    pub last_over_first_tenth_medians: f64,
+    /// The mean time of bare writes of the same bytes over that of this store.
+    pub share_of_bare: Option<f64>,
+    /// The same of the medians.
+    pub share_of_bare_medians: Option<f64>,
+    /// Bytes of the records as JSON Lines over what the store takes on the disk.
+    pub json_over_stored: f64,
+}
+
+/// The appends and the large journal of one command, as kept in a result file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JournalResults {
+    /// The command that made them.
+    pub command: String,
+    /// The machine.
+    pub machine: String,
+    /// One per store, durability and number of batches.
+    pub appends: Vec<Appends>,
+    /// What was measured on a large journal, by name.
+    pub large: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Appends of all stores side by side, then the large journal.
+pub fn journal_tables(results: &JournalResults) -> String {
+    let head = [
+        "store",
+        "batches",
+        "ms, mean",
+        "median",
+        "p99",
+        "last / first tenth",
+        "of bare, mean (median)",
+        "JSON / stored",
+    ];
+    let share = |append: &Appends| match (append.share_of_bare, append.share_of_bare_medians) {
+        (Some(mean), Some(median)) => format!("{:.0} % ({:.0} %)", mean * 100.0, median * 100.0),
+        _ => "-".to_owned(),
+    };
+    let rows: Vec<Vec<String>> = results
+        .appends
+        .iter()
+        .map(|append| {
+            vec![
+                append.store.clone(),
+                thousands(append.batches as f64),
+                format!("{:.3}", append.mean_ms),
+                format!("{:.3}", append.median_ms),
+                format!("{:.3}", append.p99_ms),
+                format!("{:.2}", append.last_over_first_tenth_medians),
+                share(append),
+                format!("{:.1}", append.json_over_stored),
+            ]
+        })
+        .collect();
+    let large: Vec<Vec<String>> = results
+        .large
+        .iter()
+        .map(|(name, value)| {
+            let figure = value.as_f64().unwrap_or(f64::NAN);
+            let whole = value.is_u64();
+            let text = if whole { thousands(figure) } else { format!("{figure:.3}") };
+            vec![name.replace('_', " "), text]
+        })
+        .collect();
+    table(&head, &rows) + "\n" + &table(&["a large journal, lz4", ""], &large)
+}
+
 /// The starts side by side.
 pub fn starts_table(results: &Starts) -> String {
     let head = ["what", "rows", "log MiB", "files MiB", "ready, median (max) ms", "first count and sum, median ms"];
@@ -72,6 +153,20 @@ fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The command that made a result, without the place of the binary on this machine.
+pub fn command(name: &str) -> String {
+    let mut words = vec![format!("cargo xtask bench {name} --")];
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--weir" {
+            arguments.next();
+        } else {
+            words.push(argument);
+        }
+    }
+    words.join(" ")
 }
 
 /// Cores, memory and system of this machine in a few words.

@@ -18,9 +18,18 @@ pub fn target_folder() -> PathBuf {
 }
 
 /// The cargo that runs this.
+///
+/// It does not hear what `cargo run` says of `xtask` itself: build scripts that watch such a variable would run again,
+/// and everything above them would be compiled anew.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_PKG_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 

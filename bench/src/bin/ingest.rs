@@ -104,12 +104,7 @@ fn run(run: &Run) -> anyhow::Result<()> {
         run.keep.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("weir-bench-{}", std::process::id())));
     std::fs::create_dir_all(&root)?;
     let preload = run.sync_delay_ms.map(|delay_ms| slow_sync(&root, delay_ms)).transpose()?;
-    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-    let mut results = Results {
-        command: format!("cargo xtask bench ingest -- {command}"),
-        machine: report::machine(),
-        outcomes: vec![],
-    };
+    let mut results = Results { command: report::command("ingest"), machine: report::machine(), outcomes: vec![] };
     for target in &run.targets {
         let folder = root.join(target.name());
         if folder.exists() {

@@ -231,7 +231,7 @@ fn measure(shape: &Shape, chunk: usize, rival: Option<&str>) {
 }
 
 fn main() {
-    let (mut wanted, mut folder, mut rival) = (Vec::new(), "examples".to_owned(), None);
+    let (mut wanted, mut folder, mut rival) = (Vec::new(), "crates/cli/tests/data".to_owned(), None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {

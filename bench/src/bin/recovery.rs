@@ -78,9 +78,7 @@ fn main() -> anyhow::Result<()> {
     place.weir_arguments = vec!["--config".to_owned(), config.display().to_string()];
     starts.push(with_log(&cli, &place)?);
     std::fs::remove_dir_all(&root)?;
-    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-    let results =
-        Starts { command: format!("cargo xtask bench recovery -- {command}"), machine: report::machine(), starts };
+    let results = Starts { command: report::command("recovery"), machine: report::machine(), starts };
     println!("{}", report::starts_table(&results));
     if let Some(path) = &cli.json {
         report::save(path, &results)?;

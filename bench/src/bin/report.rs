@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Parser;
 use weir_bench::deps::{self, DepsResults};
-use weir_bench::report::{self, Results, Starts};
+use weir_bench::report::{self, JournalResults, Results, Starts};
 
 /// Writes the tables of a page from result files.
 #[derive(Debug, Parser)]
@@ -47,6 +47,11 @@ fn main() -> anyhow::Result<()> {
         let results: DepsResults = serde_json::from_str(&text)?;
         let section = section(&results.command, &results.machine, &deps::table(&results));
         page = report::replace_section(&page, "deps", &section)?;
+    }
+    if let Some(text) = read(&cli.results, "journal")? {
+        let results: JournalResults = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &report::journal_tables(&results));
+        page = report::replace_section(&page, "journal", &section)?;
     }
     std::fs::write(&cli.page, page)?;
     Ok(())

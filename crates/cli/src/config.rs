@@ -29,12 +29,27 @@ pub(crate) struct Config {
     pub(crate) query: weir_query::Settings,
     /// The HTTP side.
     pub(crate) server: weir_server::Config,
+    /// Bulk operations.
+    pub(crate) operations: Operations,
     /// Form of the log.
     pub(crate) log: LogFormat,
     /// Level or filter of the log.
     pub(crate) log_level: String,
     /// How long an orderly stop may flush.
     pub(crate) close_timeout: Duration,
+}
+
+/// Settings of `weir ops` and `weir access`.
+#[derive(Debug, Clone)]
+pub(crate) struct Operations {
+    /// Entries that no plan may touch.
+    pub(crate) protected: Vec<weir_ops::Filter>,
+    /// Memory of a listing.
+    pub(crate) memory_bytes_max: ByteSize,
+    /// How long finished operations are kept.
+    pub(crate) keep: Duration,
+    /// Whether records are chained.
+    pub(crate) chain: bool,
 }
 
 type Unknown = BTreeMap<String, toml::Value>;
@@ -46,6 +61,7 @@ struct Raw {
     limits: RawLimits,
     engine: RawEngine,
     query: RawQuery,
+    operations: RawOperations,
     store: BTreeMap<String, toml::Value>,
     #[serde(flatten)]
     unknown: Unknown,
@@ -122,6 +138,17 @@ struct RawQuery {
     unknown: Unknown,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawOperations {
+    protected: Option<Vec<String>>,
+    memory_bytes_max: Option<ByteSize>,
+    keep_days: Option<u64>,
+    chain: Option<bool>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
 /// What can be zero by mistake: no setting means "choose for me".
 trait Positive: Copy {
     fn is_zero(self) -> bool;
@@ -174,6 +201,12 @@ impl Config {
                 ..weir_query::Settings::new(weir_engine::config::memory_of_machine(), weir_base::machine::cores())
             },
             server: weir_server::Config::default(),
+            operations: Operations {
+                protected: Vec::new(),
+                memory_bytes_max: ByteSize::new(weir_ops::view::MEMORY_BYTES_MAX),
+                keep: Duration::from_secs(90 * 86_400),
+                chain: raw.operations.chain.unwrap_or(false),
+            },
             log: raw.server.log.unwrap_or(LogFormat::Text),
             log_level: raw.server.log_level.clone().unwrap_or_else(|| "info".to_owned()),
             close_timeout: Duration::from_secs(300),
@@ -182,6 +215,7 @@ impl Config {
         config.set_server(&raw.server)?;
         config.set_limits(&raw.limits)?;
         config.set_query(&raw.query)?;
+        config.set_operations(&raw.operations)?;
         config.set_engine(&raw.engine, raw.store)?;
         Ok((config, unknown))
     }
@@ -209,6 +243,16 @@ impl Config {
         set(&mut limits.write_wait, "limits.write_wait_s", raw.write_wait_s, seconds)?;
         set(&mut limits.commit_timeout, "limits.commit_timeout_s", raw.commit_timeout_s, seconds)?;
         set(&mut limits.parse_threads, "limits.parse_threads", raw.parse_threads, |n| n)
+    }
+
+    fn set_operations(&mut self, raw: &RawOperations) -> Result<()> {
+        let operations = &mut self.operations;
+        for text in raw.protected.iter().flatten() {
+            operations.protected.push(text.parse().context("setting operations.protected")?);
+        }
+        let days = |days: u64| Duration::from_secs(days.saturating_mul(86_400));
+        set(&mut operations.memory_bytes_max, "operations.memory_bytes_max", raw.memory_bytes_max, |n| n)?;
+        set(&mut operations.keep, "operations.keep_days", raw.keep_days, days)
     }
 
     fn set_query(&mut self, raw: &RawQuery) -> Result<()> {
@@ -281,6 +325,7 @@ fn unknown(raw: &Raw) -> Vec<String> {
         ("limits.", &raw.limits.unknown),
         ("engine.", &raw.engine.unknown),
         ("query.", &raw.query.unknown),
+        ("operations.", &raw.operations.unknown),
     ];
     sections.iter().flat_map(|(section, names)| names.keys().map(move |name| format!("{section}{name}"))).collect()
 }

@@ -89,6 +89,16 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Kind> {
             })*
         };
     }
-    kind_of_crates!(weir_cache, weir_deps, weir_engine, weir_journal, weir_query, weir_server);
+    kind_of_crates!(
+        weir_access,
+        weir_cache,
+        weir_deps,
+        weir_engine,
+        weir_journal,
+        weir_ops,
+        weir_query,
+        weir_server,
+        weir_track
+    );
     None
 }

@@ -322,8 +322,9 @@ fn key_of(line: &[u8], field: Option<&str>) -> anyhow::Result<Vec<u8>> {
     }
 }
 
+/// Nanoseconds UTC; a time out of their range (1677 to 2262) is the nearest one in it.
 fn nanos(time: Option<jiff::Timestamp>, default: i64) -> i64 {
-    time.and_then(|time| i64::try_from(time.as_nanosecond()).ok()).unwrap_or(default)
+    time.map_or(default, |time| time.as_nanosecond().clamp(i64::MIN.into(), i64::MAX.into()) as i64)
 }
 
 fn cat(args: &Cat, terminal: &Terminal) -> anyhow::Result<Exit> {

@@ -3,6 +3,7 @@
 //! A room's commands live in the file of its name: `journal.rs` holds `weir journal`, and so on. Each has `Args` for clap
 //! and `run`, which prints its answer to stdout, talks to people on stderr, and returns an [`Exit`].
 
+mod access;
 mod cache;
 mod client;
 mod config;
@@ -13,12 +14,16 @@ mod exit;
 mod folder;
 mod journal;
 mod logging;
+mod ops;
+mod queries;
 mod quickstart;
 mod runtime;
 mod serve;
 mod session;
 mod sql;
+mod tables;
 mod terminal;
+mod track;
 mod write;
 
 use std::process::ExitCode;
@@ -53,6 +58,12 @@ enum Command {
     Sql(sql::Args),
     /// Make a small database with real data and ask it three questions.
     Quickstart(quickstart::Args),
+    /// List a database's tables: rows, files, bytes, overlap, oldest and newest time.
+    Tables(tables::Args),
+    /// Merge the files of tables until nothing overlaps.
+    Compact(tables::CompactArgs),
+    /// See and stop the queries of a server.
+    Queries(queries::Args),
     /// Check a data folder or server, and say what to do.
     Doctor(doctor::Args),
     /// Print the settings of `weir serve` with their defaults.
@@ -66,8 +77,14 @@ enum Command {
     Cache(cache::Args),
     /// Check the licences and policy of a dependency set.
     Deps(deps::Args),
+    /// Change assignments of AWS IAM Identity Center, by a plan, with undo.
+    Access(Box<access::Args>),
+    /// List bulk operations, show, undo and resume them.
+    Ops(Box<ops::Args>),
     /// Append to a journal, read, check, repair and compact it.
     Journal(journal::Args),
+    /// Time operations, compare them, report on them.
+    Track(track::Args),
 }
 
 fn main() -> ExitCode {
@@ -88,6 +105,9 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         Command::Write(args) => write::run(&args, terminal),
         Command::Sql(args) => sql::run(&args, terminal),
         Command::Quickstart(args) => quickstart::run(&args, terminal),
+        Command::Tables(args) => tables::run(&args, terminal),
+        Command::Compact(args) => tables::compact(&args, terminal),
+        Command::Queries(args) => queries::run(&args, terminal),
         Command::Doctor(args) => doctor::run(&args, terminal),
         Command::Config => terminal::print(config::DEFAULT),
         Command::Completions { shell } => {
@@ -97,6 +117,9 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         }
         Command::Cache(args) => cache::run(args, terminal),
         Command::Deps(args) => deps::run(args, terminal),
+        Command::Access(args) => access::run(*args, terminal),
+        Command::Ops(args) => ops::run(*args, terminal),
         Command::Journal(args) => journal::run(args, terminal),
+        Command::Track(args) => track::run(args, terminal),
     }
 }

@@ -49,6 +49,11 @@ impl Terminal {
         self.labelled("31", "error", &format!("{error:#}"));
     }
 
+    /// Whether only answers and errors are wanted.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Whether to draw progress bars.
     pub(crate) fn draws_progress(&self) -> bool {
         self.progress

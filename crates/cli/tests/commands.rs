@@ -222,3 +222,55 @@ fn sigterm_finishes_flushes_and_ends_with_zero() {
     assert!(!files.stdout.is_empty(), "nothing was flushed");
     assert_eq!(count(&data), 2);
 }
+
+/// The state of tables and compaction are the same embedded and through a server; queries are listed and stopped.
+#[test]
+fn tables_are_listed_and_compacted_and_queries_stopped() {
+    let folder = folder();
+    let data = folder.path().join("data");
+    // Each command closes the folder, and with it flushes: two files of the same keys.
+    for _ in 0..2 {
+        let output = write(&data, &["-"], LINES.as_bytes());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+    let ask = |arguments: &[&str]| {
+        let mut command = weir();
+        command.args(&arguments[..1]).arg("--data").arg(&data).args(&arguments[1..]);
+        run(&mut command, b"")
+    };
+    let tables = || -> Value {
+        let output = ask(&["tables", "--db", "d", "--format", "json"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let status = tables();
+    let number = |status: &Value, name: &str| status[0][name].as_u64().unwrap();
+    assert_eq!((number(&status, "rows"), number(&status, "files"), number(&status, "files_overlapping")), (4, 2, 2));
+    assert_eq!(status[0]["table"], "room");
+    assert!(status[0]["oldest"].as_str().unwrap() < status[0]["newest"].as_str().unwrap(), "{status}");
+    let output = ask(&["compact", "--db", "d", "--table", "room"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["files_before"], &told["files_after"]), (&json!(2), &json!(1)), "{told}");
+    let server = Weir::start(&data);
+    let status = tables();
+    assert_eq!((number(&status, "rows"), number(&status, "files"), number(&status, "files_overlapping")), (2, 1, 0));
+    std::thread::scope(|scope| {
+        let endless = "select count(*) from generate_series(1, 4000000000) a, generate_series(1, 4000000000) b where a.value + b.value < 0";
+        let asked = scope.spawn(|| ask(&["sql", "--db", "d", endless]));
+        let id = loop {
+            let output = ask(&["queries", "list", "--json"]);
+            let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+            if let Some(query) = listed.as_array().unwrap().iter().find(|query| query["state"] == "running") {
+                assert_eq!(query["q"], endless);
+                break query["id"].as_str().unwrap().to_owned();
+            }
+        };
+        assert_eq!(ask(&["queries", "cancel", &id]).status.code(), Some(0));
+        let asked = asked.join().unwrap();
+        assert_eq!(asked.status.code(), Some(4), "{}", stderr(&asked));
+        assert!(stderr(&asked).contains("cancelled"), "{}", stderr(&asked));
+        assert_eq!(ask(&["queries", "cancel", &id]).status.code(), Some(3));
+    });
+    server.stop();
+}

@@ -22,6 +22,7 @@ pub mod rows;
 pub mod schema;
 pub mod series;
 pub mod sort;
+pub mod spool;
 pub mod store;
 pub mod table;
 pub mod wal;

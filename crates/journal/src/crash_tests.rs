@@ -319,3 +319,31 @@ fn a_cut_or_a_flip_anywhere_is_found_j1() {
         assert_eq!(damaged, at < marked, "flip at {at}: everything below the last mark was synced");
     }
 }
+
+#[test]
+fn room_for_later_frames_is_neither_torn_nor_damaged_j1() {
+    let mut run = Run::new(1);
+    run.options.segment_bytes_max = 1 << 20;
+    run.open().unwrap();
+    for count in [1, 2, 3] {
+        run.append(count, Durability::Durable).unwrap();
+    }
+    let path = run.disk.list(Path::new(DIR)).unwrap().into_iter().find(|path| path.extension().is_some()).unwrap();
+    let len = run.disk.metadata(&path).unwrap().len as usize;
+    let used = run.journal.as_ref().unwrap().stored_bytes() as usize;
+    assert!(len > used + 50_000, "{len} {used}");
+    for flipped in [None, Some(used), Some(used + 80), Some(len - 1)] {
+        // As after kill -9: nothing was cut.
+        let disk = run.disk.fork(1);
+        let env = Env { fs: Arc::new(disk.clone()), clock: Arc::clone(&run.clock) as _ };
+        if let Some(at) = flipped {
+            disk.flip(&path, at, 1);
+        }
+        let found = crate::verify(&env, Path::new(DIR)).unwrap();
+        assert_eq!((found.records, found.damage.len(), found.torn.is_some()), (6, 0, flipped.is_some()));
+        let (journal, recovery) = Journal::open(env, Path::new(DIR), "test", run.options.clone()).unwrap();
+        assert_eq!((recovery.next_sequence, recovery.torn.is_some()), (7, flipped.is_some()));
+        journal.close().unwrap();
+        assert!(disk.metadata(&path).is_err() || disk.metadata(&path).unwrap().len < 5000, "room is given back");
+    }
+}

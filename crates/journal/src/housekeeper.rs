@@ -3,6 +3,7 @@
 //! It is the only one that changes the manifest, so that nobody holds a lock while the disk works. What it could not do (a full
 //! disk, say) it tries again with the next chore; nothing that was promised depends on it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -48,6 +49,8 @@ pub(crate) struct Housekeeper {
     pub(crate) manifest: Manifest,
     /// Sealed, but not in the manifest yet.
     pub(crate) unlisted: Vec<Sealed>,
+    /// Lengths of the listed segments' files, by first sequence and generation.
+    pub(crate) lens: HashMap<(u64, u32), u64>,
 }
 
 impl Housekeeper {
@@ -113,14 +116,22 @@ impl Housekeeper {
     }
 
     /// Counts the bytes of the sealed segments.
-    fn count(&self) {
-        let sealed = self.manifest.sealed.iter().chain(&self.unlisted);
-        let len = |sealed: &Sealed| self.env.fs.metadata(&sealed.path(&self.dir)).map_or(0, |found| found.len);
-        self.shared.sealed_bytes.store(sealed.map(len).sum(), Ordering::Release);
+    fn count(&mut self) {
+        let mut lens = HashMap::with_capacity(self.manifest.sealed.len());
+        for sealed in &self.manifest.sealed {
+            let name = (sealed.first, sealed.generation);
+            // Asked once: a listed segment keeps its length.
+            let known = self.lens.get(&name).copied();
+            let ask = || self.env.fs.metadata(&sealed.path(&self.dir)).map_or(0, |found| found.len);
+            lens.insert(name, known.unwrap_or_else(ask));
+        }
+        let unlisted: u64 = self.unlisted.iter().map(|sealed| sealed.frames_end).sum();
+        self.shared.sealed_bytes.store(lens.values().sum::<u64>() + unlisted, Ordering::Release);
+        self.lens = lens;
     }
 
     /// Removes files that no manifest lists any more; returns the bytes freed.
-    fn remove(&self, files: &[PathBuf]) -> Result<u64> {
+    fn remove(&mut self, files: &[PathBuf]) -> Result<u64> {
         let mut freed = 0;
         for path in files {
             let len = self.env.fs.metadata(path).map_or(0, |found| found.len);

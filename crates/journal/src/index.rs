@@ -124,9 +124,8 @@ impl Index {
         }
         let at = self.blocks.partition_point(|block| block.first_key.as_slice() <= key);
         let Some(block) = at.checked_sub(1).map(|at| &self.blocks[at]) else { return Ok(Lookup::Frames(Vec::new())) };
-        let Some(keys) = self.read_block(segment, block)? else { return Ok(Lookup::Unknown) };
-        let found = keys.into_iter().find(|(candidate, _)| candidate == key);
-        Ok(Lookup::Frames(found.map(|(_, frames)| frames).unwrap_or_default()))
+        let Some(raw) = self.read_raw_block(segment, block)? else { return Ok(Lookup::Unknown) };
+        Ok(find_key(&raw, key, self.frames.len()).map_or(Lookup::Unknown, Lookup::Frames))
     }
 
     /// Keys that begin with `prefix` and their frames, in order, at most `limit`; `None` when the footer does not know.
@@ -167,12 +166,17 @@ impl Index {
     }
 
     fn read_block(&self, segment: &Segment, block: &KeyBlock) -> Result<Option<KeyFrames>> {
+        Ok(self.read_raw_block(segment, block)?.and_then(|raw| parse_keys(&raw, self.frames.len())))
+    }
+
+    /// A key block, checked and decompressed.
+    fn read_raw_block(&self, segment: &Segment, block: &KeyBlock) -> Result<Option<Vec<u8>>> {
         let mut stored = vec![0; block.stored_len];
         segment.read_exact(&mut stored, block.offset)?;
         if crc32c(&stored) != block.crc {
             return Ok(None);
         }
-        Ok(parse_key_block(&stored, block.raw_len, self.frames.len()))
+        Ok(inflate_key_block(&stored, block.raw_len))
     }
 }
 
@@ -348,30 +352,65 @@ fn parse_directory(mut bytes: &[u8], frames_end: u64) -> Option<(Vec<KeyBlock>, 
 }
 
 fn parse_key_block(stored: &[u8], raw_len: usize, frame_count: usize) -> Option<KeyFrames> {
-    let raw = zstd::bulk::decompress(stored, raw_len).ok().filter(|raw| raw.len() == raw_len)?;
-    let mut bytes = raw.as_slice();
+    parse_keys(&inflate_key_block(stored, raw_len)?, frame_count)
+}
+
+fn inflate_key_block(stored: &[u8], raw_len: usize) -> Option<Vec<u8>> {
+    zstd::bulk::decompress(stored, raw_len).ok().filter(|raw| raw.len() == raw_len)
+}
+
+fn parse_keys(mut bytes: &[u8], frame_count: usize) -> Option<KeyFrames> {
     let mut keys: KeyFrames = Vec::new();
+    let (mut key, mut frames) = (Vec::new(), Vec::new());
     while !bytes.is_empty() {
-        let (shared, rest_len) = (varint::take_len(&mut bytes)?, varint::take_len(&mut bytes)?);
-        let (tail, rest) = bytes.split_at_checked(rest_len)?;
-        bytes = rest;
-        let before = keys.last().map_or(&[][..], |(key, _)| key);
-        let mut key = before.get(..shared)?.to_vec();
-        key.extend_from_slice(tail);
-        let count = varint::take_len(&mut bytes)?;
-        let mut frames = Vec::with_capacity(count.min(bytes.len()));
-        let mut next = 0u32;
-        for _ in 0..count {
-            let frame = next.checked_add(u32::try_from(varint::take(&mut bytes)?).ok()?)?;
-            if frame as usize >= frame_count {
-                return None;
-            }
-            frames.push(frame);
-            next = frame + 1;
-        }
-        keys.push((key, frames));
+        take_key(&mut bytes, &mut key)?;
+        take_frames(&mut bytes, frame_count, &mut frames)?;
+        keys.push((key.clone(), frames.clone()));
     }
     Some(keys)
+}
+
+/// The frames that hold `wanted`, none if it is not in the block; `None` when the block is malformed.
+fn find_key(mut bytes: &[u8], wanted: &[u8], frame_count: usize) -> Option<Vec<u32>> {
+    let (mut key, mut frames) = (Vec::new(), Vec::new());
+    while !bytes.is_empty() {
+        take_key(&mut bytes, &mut key)?;
+        take_frames(&mut bytes, frame_count, &mut frames)?;
+        match key.as_slice().cmp(wanted) {
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal => return Some(frames),
+            std::cmp::Ordering::Greater => break,
+        }
+    }
+    Some(Vec::new())
+}
+
+/// Turns the key before into the next one.
+fn take_key(bytes: &mut &[u8], key: &mut Vec<u8>) -> Option<()> {
+    let (shared, rest_len) = (varint::take_len(bytes)?, varint::take_len(bytes)?);
+    let (tail, rest) = bytes.split_at_checked(rest_len)?;
+    *bytes = rest;
+    if shared > key.len() {
+        return None;
+    }
+    key.truncate(shared);
+    key.extend_from_slice(tail);
+    Some(())
+}
+
+fn take_frames(bytes: &mut &[u8], frame_count: usize, frames: &mut Vec<u32>) -> Option<()> {
+    frames.clear();
+    let count = varint::take_len(bytes)?;
+    let mut next = 0u32;
+    for _ in 0..count {
+        let frame = next.checked_add(u32::try_from(varint::take(bytes)?).ok()?)?;
+        if frame as usize >= frame_count {
+            return None;
+        }
+        frames.push(frame);
+        next = frame + 1;
+    }
+    Some(())
 }
 
 fn put_frames(entries: &[FrameEntry]) -> Vec<u8> {
@@ -431,11 +470,27 @@ pub(crate) fn decode_any(bytes: &[u8]) {
         assert_eq!(parse_frames(&put_frames(&frames)), Some(frames));
     }
     // Whether they are accepted does not matter: nothing may panic.
+    if let Some((body, trailer)) = bytes.split_last_chunk::<TRAILER_LEN>() {
+        let mut trailer = *trailer;
+        let crc = trailer_crc(&trailer, 7);
+        trailer[36..40].copy_from_slice(&crc.to_le_bytes());
+        trailer[40..].copy_from_slice(&MAGIC);
+        if let Some(index) = Trailer::parse(&trailer, 7).and_then(|trailer| Index::parse(body, &trailer)) {
+            assert!(index.frames.len() <= body.len());
+        }
+    }
     let _ = parse_directory(bytes, 64);
     if let Some((&count, rest)) = bytes.split_first() {
         let stored = zstd::bulk::compress(rest, 1).unwrap_or_default();
         let _ = parse_key_block(&stored, rest.len(), usize::from(count));
         let _ = parse_key_block(rest, 1000, usize::from(count));
+        if let Some(keys) = parse_keys(rest, usize::from(count))
+            && keys.windows(2).all(|pair| pair[0].0 < pair[1].0)
+        {
+            for (key, frames) in keys {
+                assert_eq!(find_key(rest, &key, usize::from(count)), Some(frames));
+            }
+        }
         filter::may_contain(rest, u64::from(count));
     }
 }

@@ -1,5 +1,6 @@
 //! [`Journal`]: the handle through which records are appended.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -15,7 +16,7 @@ use crate::options::{Durability, Env, Options};
 use crate::record::Record;
 use crate::recover::{self, Recovery};
 use crate::segment;
-use crate::writer::{Queue, Shared, Work, Writer, refused};
+use crate::writer::{self, Lease, Queue, Shared, Work, Writer, refused};
 use crate::{Error, Result};
 
 /// The sequences that an append got: `last - first + 1` records.
@@ -77,13 +78,23 @@ impl Journal {
             shared: Arc::clone(&shared),
             manifest: opened.manifest,
             unlisted: opened.unlisted,
+            lens: HashMap::new(),
         };
         let housekeeper = spawn("weir-journal-keep", move || housekeeper.run(&received))?;
-        let writer =
-            Writer::new(env, dir.to_path_buf(), options.clone(), Arc::clone(&shared), chores.clone(), opened.active);
-        let writer = spawn("weir-journal-write", move || writer.run())?;
+        let writer = Writer::new(
+            env.clone(),
+            dir.to_path_buf(),
+            options.clone(),
+            Arc::clone(&shared),
+            chores.clone(),
+            opened.active,
+        );
+        let (of_thread, group_bytes_max) = (Arc::clone(&shared), options.group_bytes_max);
+        let thread = spawn("weir-journal-write", move || writer::run(&env, &of_thread, group_bytes_max))?;
+        // Writer and queue hold each other until the thread, at its end, takes the writer out for good.
+        shared.lock().writer = Some(Box::new(writer));
         let journal =
-            Self { options, shared, chores, writer: Some(writer), housekeeper: Some(housekeeper), _lock: lock };
+            Self { options, shared, chores, writer: Some(thread), housekeeper: Some(housekeeper), _lock: lock };
         Ok((journal, recovery))
     }
 
@@ -139,10 +150,18 @@ impl Journal {
         if let Some(why) = &queue.refused {
             return Err(refused(why));
         }
-        queue.bytes += bytes;
-        queue.work.push_back(Work::Append { frames, durability, done });
-        drop(queue);
-        self.shared.work.notify_one();
+        let work = Work::Append { frames, durability, done };
+        // Nobody waits and nobody writes: this thread does it by itself.
+        let idle = if queue.work.is_empty() { queue.writer.take() } else { None };
+        if let Some(writer) = idle {
+            drop(queue);
+            Lease::new(&self.shared, writer).work_off(vec![work]);
+        } else {
+            queue.bytes += bytes;
+            queue.work.push_back(work);
+            drop(queue);
+            self.shared.work.notify_one();
+        }
         receiver.recv().map_err(|_| refused("its writer ended"))?
     }
 

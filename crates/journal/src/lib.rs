@@ -32,6 +32,7 @@ pub mod fuzzing;
 mod housekeeper;
 mod index;
 mod journal;
+mod json;
 pub mod jsonl;
 mod manifest;
 mod options;

@@ -59,6 +59,11 @@ impl RecordRef<'_> {
 }
 
 impl OwnedRecord {
+    /// The same record, to be appended; its sequence is left out.
+    pub fn to_append(&self) -> Record<'_> {
+        Record { time: self.time, kind: self.kind, key: &self.key, payload: &self.payload }
+    }
+
     /// The same record, borrowed.
     pub fn as_ref(&self) -> RecordRef<'_> {
         RecordRef { sequence: self.sequence, time: self.time, kind: self.kind, key: &self.key, payload: &self.payload }

@@ -317,7 +317,7 @@ fn revive(env: &Env, dir: &Path, segment: Segment, manifest: Manifest, mut unlis
     let survey = survey_last(&segment)?;
     let len = segment.len()?;
     let mut recovery = Recovery::default();
-    if survey.bad.is_some() || survey.offset < len {
+    if survey.bad.is_some() {
         recovery.torn = Some(TornTail {
             file: segment.path.clone(),
             offset: survey.offset,

@@ -124,7 +124,7 @@ pub(crate) struct Segment {
 pub(crate) enum Found {
     /// A frame with a valid header; its stored bytes lie inside the file.
     Frame(FrameHeader),
-    /// Nothing: the file ends here.
+    /// Nothing: the file ends here, or only room for later frames follows.
     End,
     /// Bytes that are not a frame of this place.
     Bad(&'static str),
@@ -170,6 +170,9 @@ impl Segment {
             return Ok(Found::End);
         }
         let Some(header) = FrameHeader::parse(&bytes[..count], self.header.salt, offset) else {
+            if bytes[..count].iter().all(|byte| *byte == 0) && self.is_room(offset, len)? {
+                return Ok(Found::End);
+            }
             return Ok(Found::Bad("no valid frame header"));
         };
         if header.first != next {
@@ -266,6 +269,22 @@ impl Segment {
             offset += WINDOW as u64;
         }
         Ok(None)
+    }
+
+    /// Whether only zeros stand from `offset` to the end: room that the writer made for later frames.
+    fn is_room(&self, mut offset: u64, len: u64) -> Result<bool> {
+        let mut window = vec![0; 64 << 10];
+        while offset < len {
+            let count = self.read_up_to(&mut window, offset)?;
+            if count == 0 {
+                break;
+            }
+            if window[..count].iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            offset += count as u64;
+        }
+        Ok(true)
     }
 
     /// Length of the file now.

@@ -167,3 +167,34 @@ fn a_torn_tail_is_cut_and_reported_j1() {
     drop(journal);
     assert_eq!(all(dir.path()).len(), 3);
 }
+
+#[test]
+fn a_mapped_reader_answers_as_a_plain_one_also_after_its_files_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes_max: 2000, codec: Codec::Lz4, ..Options::default() };
+    let journal = open(dir.path(), &options);
+    for n in 0..200 {
+        append(&journal, &format!("{n:03} {}", "x".repeat(n % 90)));
+    }
+    journal.settle().unwrap();
+    let plain = Reader::open(Env::system(), dir.path()).unwrap();
+    let mapped = Reader::open_mapped(Env::system(), dir.path()).unwrap();
+    let read = |reader: &Reader, backward| -> Vec<OwnedRecord> {
+        reader.query(crate::Query { backward, ..crate::Query::default() }).map(Result::unwrap).collect()
+    };
+    let before = read(&plain, false);
+    assert_eq!(before.len(), 200);
+    for backward in [false, true] {
+        assert_eq!(read(&mapped, backward), read(&plain, backward));
+    }
+    assert_eq!(mapped.get(b"117 xxxxxxxxxxxxxxxxxxxxxxxxxxx").unwrap().unwrap().sequence, 118);
+    let keep: crate::Keep = Box::new(|record| record.sequence % 2 == 0);
+    journal.compact(crate::Compaction { keep: Some(keep), ..crate::Compaction::default() }).unwrap();
+    let after = read(&Reader::open_mapped(Env::system(), dir.path()).unwrap(), false);
+    assert_eq!(after.len(), 100);
+    // The old readers still see the old files, or look again and see the new ones: never a mixture.
+    for reader in [&plain, &mapped] {
+        let found = read(reader, false);
+        assert!(found == before || found == after, "{}", found.len());
+    }
+}

@@ -7,7 +7,7 @@ use crate::index::{self, Index};
 use crate::options::Env;
 use crate::reader::{Cursor, Lost, Part, Reader};
 use crate::recover::TornTail;
-use crate::segment::Segment;
+use crate::segment::{Found, Segment};
 use crate::{Error, Result};
 
 /// What is in a journal and what is wrong with it.
@@ -115,10 +115,15 @@ fn verify_segment(segment: &Segment, part: &Part, found: &mut Verification) -> R
     let len = segment.len()?;
     let (offset, sequence) = torn_at.unwrap_or((cursor.offset, cursor.next));
     if part.end.is_none() {
-        if offset < len {
+        let room = torn_at.is_none() && matches!(segment.at(offset, len, sequence)?, Found::End);
+        if offset < len && !room {
             found.torn = Some(TornTail { file: segment.path.clone(), offset, bytes: len - offset, sequence });
         }
-    } else if found.damage.len() == damage_before && part.is_listed() && !footer_is_good(segment, cursor.offset)? {
+    } else if found.damage.len() == damage_before
+        && let Some(listed) = part.listed()
+        // Not where the walk ended: a frame that only carries a mark may follow.
+        && !footer_is_good(segment, listed.frames_end)?
+    {
         found.footers_bad.push(segment.path.clone());
     }
     Ok(())

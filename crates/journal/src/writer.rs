@@ -1,6 +1,10 @@
-//! The writer thread: takes groups off the queue, writes them, syncs once, answers everybody.
+//! The writer: takes groups off the queue, writes them, syncs once, answers everybody.
 //!
-//! Walk: [`Writer::run`] waits for work; [`Writer::commit`] makes room (a new segment when the old one is full), places
+//! There is one [`Writer`], and whoever took it out of the [`Queue`] is the only one that writes: the writer thread when there is
+//! something in the queue, or a caller of `append` that finds the queue empty, which saves two changes of threads. Who finds it
+//! taken queues, and forms the next group.
+//!
+//! Walk: [`run`] waits for work; [`Writer::commit`] begins a new segment when the old one is full, places
 //! the frames of the group behind the last one, writes them, syncs if anybody in the group asked for it, publishes the new end, and
 //! only then answers. A failed write is cut back; a failed sync poisons. No lock is held while disk or callbacks run.
 
@@ -43,6 +47,10 @@ pub(crate) struct Queue {
     pub(crate) closing: bool,
     /// Why nothing is accepted any more.
     pub(crate) refused: Option<String>,
+    /// The writer, unless somebody is writing.
+    pub(crate) writer: Option<Box<Writer>>,
+    /// When the writer thread must sync, on the monotonic clock, unless somebody writes before.
+    sync_due: Option<Duration>,
 }
 
 /// What callers, the writer thread and the housekeeper share.
@@ -93,7 +101,90 @@ pub(crate) fn refused(why: &str) -> Error {
     Error::new(Kind::Unavailable, format!("the journal refuses writes until it is reopened: {why}"))
 }
 
-/// The state of the writer thread.
+/// The right to write, from the queue and back into it on every path.
+pub(crate) struct Lease<'a> {
+    shared: &'a Shared,
+    writer: Option<Box<Writer>>,
+}
+
+impl<'a> Lease<'a> {
+    /// For a writer just taken out of the queue.
+    pub(crate) fn new(shared: &'a Shared, writer: Box<Writer>) -> Self {
+        Self { shared, writer: Some(writer) }
+    }
+
+    /// Does work, then syncs if it is time.
+    pub(crate) fn work_off(&mut self, group: Vec<Work>) {
+        if let Some(writer) = &mut self.writer {
+            writer.work_off(group);
+            writer.sync_if_due();
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let Some(mut writer) = self.writer.take() else { return };
+        if std::thread::panicking() {
+            writer.poison("its writer panicked");
+        }
+        let mut queue = self.shared.lock();
+        let wake = !queue.work.is_empty() || queue.closing || writer.sync_due != queue.sync_due;
+        queue.sync_due = writer.sync_due;
+        queue.writer = Some(writer);
+        drop(queue);
+        if wake {
+            self.shared.work.notify_one();
+        }
+    }
+}
+
+/// The writer thread: runs until the journal is closed and the queue is empty.
+pub(crate) fn run(env: &Env, shared: &Shared, group_bytes_max: u64) -> Result<()> {
+    loop {
+        let mut queue = shared.lock();
+        let writer = loop {
+            if let Some(writer) = queue.writer.take() {
+                let due = queue.sync_due.map(|due| due.saturating_sub(env.clock.monotonic()));
+                if !queue.work.is_empty() || queue.closing || due.is_some_and(|left| left.is_zero()) {
+                    break writer;
+                }
+                queue.writer = Some(writer);
+                queue = match due {
+                    None => shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                    Some(left) => shared.work.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
+                };
+            } else {
+                queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+        };
+        if queue.work.is_empty() && queue.closing {
+            drop(queue);
+            return writer.finish();
+        }
+        let group = take_group(&mut queue, group_bytes_max);
+        drop(queue);
+        shared.room.notify_all();
+        Lease::new(shared, writer).work_off(group);
+    }
+}
+
+/// What waits, up to the size of a group.
+fn take_group(queue: &mut Queue, group_bytes_max: u64) -> Vec<Work> {
+    let mut group = Vec::new();
+    let mut bytes = 0;
+    while bytes < group_bytes_max {
+        let Some(work) = queue.work.pop_front() else { break };
+        if let Work::Append { frames, .. } = &work {
+            bytes += frames.bytes.len() as u64;
+        }
+        group.push(work);
+    }
+    queue.bytes -= bytes;
+    group
+}
+
+/// What the one who writes knows.
 #[derive(Debug)]
 pub(crate) struct Writer {
     env: Env,
@@ -107,6 +198,17 @@ pub(crate) struct Writer {
     /// When what was written without a sync must be synced, on the monotonic clock.
     sync_due: Option<Duration>,
     poisoned: bool,
+    room: Room,
+}
+
+/// Zeros ahead of the frames of the active segment. A sync of blocks that the file already had needs no change of its
+/// metadata, so that it neither commits nor waits for the journal of the file system.
+#[derive(Debug, Default)]
+struct Room {
+    /// Where the zeros end.
+    end: u64,
+    /// The disk refused: not tried again in this segment.
+    refused: bool,
 }
 
 struct Append {
@@ -125,52 +227,22 @@ impl Writer {
         active: Active,
     ) -> Self {
         let synced = active.survey.mark;
-        Self { env, dir, options, shared, chores, active, synced, sync_due: None, poisoned: false }
+        Self {
+            env,
+            dir,
+            options,
+            shared,
+            chores,
+            active,
+            synced,
+            sync_due: None,
+            poisoned: false,
+            room: Room::default(),
+        }
     }
 
-    /// Runs until the journal is closed and the queue is empty.
-    pub(crate) fn run(mut self) -> Result<()> {
-        while let Some(group) = self.wait() {
-            self.work_off(group);
-            self.sync_if_due();
-        }
-        self.finish()
-    }
-
-    /// The next group; empty when a sync is due; `None` when the journal closes and nothing waits.
-    fn wait(&mut self) -> Option<Vec<Work>> {
-        let mut queue = self.shared.lock();
-        while queue.work.is_empty() {
-            if queue.closing {
-                return None;
-            }
-            queue = match self.sync_due {
-                None => self.shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(due) => {
-                    let left = due.saturating_sub(self.env.clock.monotonic());
-                    if left.is_zero() {
-                        return Some(Vec::new());
-                    }
-                    self.shared.work.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-        let mut group = Vec::new();
-        let mut bytes = 0;
-        while bytes < self.options.group_bytes_max {
-            let Some(work) = queue.work.pop_front() else { break };
-            if let Work::Append { frames, .. } = &work {
-                bytes += frames.bytes.len() as u64;
-            }
-            group.push(work);
-        }
-        queue.bytes -= bytes;
-        drop(queue);
-        self.shared.room.notify_all();
-        Some(group)
-    }
-
-    fn work_off(&mut self, group: Vec<Work>) {
+    /// Does what was taken off the queue.
+    pub(crate) fn work_off(&mut self, group: Vec<Work>) {
         let mut appends = Vec::new();
         for work in group {
             match work {
@@ -226,6 +298,7 @@ impl Writer {
         self.write(group)?;
         let durability = group.iter().map(|append| append.durability).max().unwrap_or(Durability::None);
         if durability == Durability::Durable {
+            self.make_room(bytes);
             self.sync()?;
         } else if durability == Durability::Interval && self.sync_due.is_none() {
             self.sync_due = Some(self.env.clock.monotonic() + self.options.interval);
@@ -279,9 +352,39 @@ impl Writer {
         })
     }
 
+    /// Writes zeros behind the frames once these have used up those before, so that one sync in many grows the file. Groups
+    /// so large that the zeros would cost more than they save get none.
+    fn make_room(&mut self, group_bytes: u64) {
+        let offset = self.active.survey.offset;
+        if offset <= self.room.end || self.room.refused || group_bytes > ROOM_BYTES_MAX / 8 {
+            return;
+        }
+        let end = (offset + offset.clamp(ROOM_BYTES_MIN, ROOM_BYTES_MAX)).min(self.options.segment_bytes_max);
+        if end <= offset {
+            return;
+        }
+        match self.active.file.write_all_at(&ZEROS[..(end - offset) as usize], offset) {
+            Ok(()) => self.room.end = end,
+            Err(_) => {
+                // The frames are written; on a full disk the rest of the room is given back. Zeros that stay do no harm.
+                let _ = self.active.file.set_len(offset);
+                self.room.refused = true;
+            }
+        }
+    }
+
+    /// Gives back the room that was not needed; zeros that stay do no harm.
+    fn give_room_back(&mut self) {
+        if self.room.end > self.active.survey.offset {
+            let _ = self.active.file.set_len(self.active.survey.offset);
+        }
+        self.room = Room::default();
+    }
+
     /// Takes back what a failed write left; the cut is synced before anything is written in its place.
     fn cut_back(&mut self) {
         let cut = self.active.file.set_len(self.active.survey.offset).and_then(|()| self.active.file.sync_data());
+        self.room = Room { end: 0, refused: true };
         match cut {
             Ok(()) => {
                 self.synced = self.active.survey.next;
@@ -330,6 +433,7 @@ impl Writer {
         if self.active.survey.records == 0 {
             return Ok(());
         }
+        self.give_room_back();
         let next = self.active.survey.next;
         let trained = self.shared.trained.lock().unwrap_or_else(PoisonError::into_inner).take();
         let dictionary = match &trained {
@@ -375,6 +479,10 @@ impl Writer {
             return Ok(());
         }
         self.sync()?;
+        self.give_room_back();
+        if self.options.index && self.active.survey.offset >= SEAL_AT_CLOSE_BYTES {
+            return self.rotate();
+        }
         let survey = &self.active.survey;
         if survey.mark < self.synced {
             let header = FrameHeader::mark_only(survey.next, self.synced);
@@ -386,6 +494,15 @@ impl Writer {
         Ok(())
     }
 }
+
+/// Room that is made at once: as much as the segment already takes, between these two.
+const ROOM_BYTES_MIN: u64 = 64 << 10;
+const ROOM_BYTES_MAX: u64 = 1 << 20;
+static ZEROS: [u8; ROOM_BYTES_MAX as usize] = [0; ROOM_BYTES_MAX as usize];
+
+/// A segment of this size is sealed when the journal is closed: with its footer it is found by key at once, and the next opening
+/// need not read it.
+const SEAL_AT_CLOSE_BYTES: u64 = 4 << 20;
 
 /// Batches up to this size are copied together to save calls to the kernel.
 const JOIN_BYTES_MAX: usize = 128 << 10;

@@ -32,6 +32,8 @@ use crate::statement::{self, Statement};
 
 /// Under this URL plans name the store of the tables.
 const STORE_URL: &str = "weir://store/";
+/// A thread's memory over the rows of a batch: 64 batches fit, of rows of 128 bytes.
+const BATCH_ROW_SHARE: u64 = 64 * 128;
 /// How DataFusion begins the names of its folders for spilled data.
 const SPILL_PREFIX: &[u8] = b"datafusion-";
 
@@ -218,10 +220,11 @@ fn session_config(settings: &Settings) -> SessionConfig {
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
     options.explain.show_statistics = false;
-    // A sort keeps this much a partition to merge what it spilled; the default alone is more than a small limit.
-    let share = settings.query_each_memory_bytes_max.bytes() / (32 * settings.query_threads.max(1) as u64);
-    options.execution.sort_spill_reservation_bytes = share.clamp(64 << 10, 10 << 20) as usize;
-    config
+    // A sort cannot hold less than a batch, nor merge less than two; the defaults alone are more than a small limit.
+    let memory = settings.query_each_memory_bytes_max.bytes() / settings.query_threads.max(1) as u64;
+    let batch_rows = (memory / BATCH_ROW_SHARE).clamp(256, 8192) as usize;
+    options.execution.sort_spill_reservation_bytes = (memory / 32).clamp(64 << 10, 10 << 20) as usize;
+    config.with_batch_size(batch_rows)
 }
 
 /// A schema of text columns.

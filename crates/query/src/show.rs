@@ -1,5 +1,7 @@
 //! The answers to SHOW and DESCRIBE.
 
+mod status;
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -25,6 +27,15 @@ pub(crate) async fn answer(show: &Show, catalog: &QueryCatalog, database: &str) 
             let database = named.as_deref().unwrap_or(database);
             let tables = catalog.list().await?.get(database).cloned().unwrap_or_default();
             Answer::Rows(table(&["table"], tables.into_iter().map(|name| [name]))?)
+        }
+        Show::TableStatus(named) => {
+            let database = named.as_deref().unwrap_or(database);
+            let tables = catalog.list().await?.get(database).cloned().unwrap_or_default();
+            let mut found = Vec::with_capacity(tables.len());
+            for table in tables {
+                found.push(catalog.table(database, &table).await?);
+            }
+            Answer::Rows(status::of(&found)?)
         }
         Show::TagKeys(named) => {
             let rows = columns(catalog, database, named.as_ref()).await?;

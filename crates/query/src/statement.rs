@@ -29,6 +29,8 @@ pub(crate) enum Show {
     Databases,
     /// `SHOW TABLES [FROM database]`
     Tables(Option<String>),
+    /// `SHOW TABLE STATUS [FROM database]`
+    TableStatus(Option<String>),
     /// `SHOW TAG KEYS [FROM table]`
     TagKeys(Option<TableName>),
     /// `SHOW FIELD KEYS [FROM table]`
@@ -113,6 +115,10 @@ fn show(words: &mut Words) -> Result<Option<Show>> {
     if words.take("TABLES") || words.take("MEASUREMENTS") {
         let named = words.take("FROM") || words.take("IN");
         return Ok(Some(Show::Tables(if named { Some(words.name()?) } else { None })));
+    }
+    if words.take_both("TABLE", "STATUS") {
+        let named = words.take("FROM") || words.take("IN");
+        return Ok(Some(Show::TableStatus(if named { Some(words.name()?) } else { None })));
     }
     if words.take("COLUMNS") {
         if !(words.take("FROM") || words.take("IN")) {
@@ -226,6 +232,7 @@ mod tests {
         assert_eq!(show("show databases;"), Show::Databases);
         assert_eq!(show("SHOW TABLES"), Show::Tables(None));
         assert_eq!(show("SHOW TABLES FROM \"my db\""), Show::Tables(Some("my db".to_owned())));
+        assert_eq!(show("SHOW TABLE STATUS IN db"), Show::TableStatus(Some("db".to_owned())));
         assert_eq!(show("Show Tag Keys From Cpu"), Show::TagKeys(Some(name(None, "Cpu"))));
         assert_eq!(show("SHOW FIELD KEYS"), Show::FieldKeys(None));
         assert_eq!(show("SHOW TAG VALUES FROM db.\"a b\" WITH KEY = host"), {

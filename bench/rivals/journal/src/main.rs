@@ -1,19 +1,24 @@
-//! Measures appends to the journal beside other embedded stores, on the same records, in one run.
+//! Measures the journal beside other embedded stores, on the same records, in one run.
 //!
-//! `cargo run --release --manifest-path bench/rivals/journal/Cargo.toml -- [BATCHES...]` prints a table in Markdown. Every store gets the
-//! same batches of 100 JSON records of about 300 bytes, one transaction a batch; after each run the records are counted.
+//! `cargo run --release --manifest-path bench/rivals/journal/Cargo.toml -- [--json FILE] [--large RECORDS] [BATCHES...]`
+//!
+//! Every store gets the same batches of 100 JSON records of about 300 bytes, one transaction a batch. The stores take turns: batch 1
+//! goes to each of them, then batch 2, so that whatever else the machine does meets all alike. After each run the records are counted.
 
+mod large;
 mod rivals;
+mod stores;
 
-use std::io::Write;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use weir_journal::{Codec, Durability, Env, Journal, Options, Reader, Record};
+use serde_json::{Value, json};
+
+use crate::stores::Store;
 
 /// Records in a batch.
-const BATCH: usize = 100;
+pub const BATCH: usize = 100;
 
 /// A batch of records, as JSON texts with their keys.
 pub struct Batch {
@@ -48,164 +53,157 @@ pub fn batch(number: usize) -> Batch {
     Batch { keys, payloads }
 }
 
-/// What a run took.
+/// What a store took for each batch, and what it took on the disk.
 pub struct Outcome {
-    /// One for each batch.
+    pub name: String,
     pub times: Vec<Duration>,
     pub stored_bytes: u64,
 }
 
-/// Bytes of all files below a folder.
-pub fn bytes_in(dir: &Path) -> anyhow::Result<u64> {
-    let mut sum = 0;
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        sum += if metadata.is_dir() { bytes_in(&entry.path())? } else { metadata.len() };
+impl Outcome {
+    /// The row of the result file. `bare` is the run of writes without a store that this one is compared with.
+    fn to_json(&self, json_bytes: u64, bare: Option<&Outcome>) -> Value {
+        let mut sorted = self.times.clone();
+        sorted.sort_unstable();
+        let tenth = (self.times.len() / 10).max(1);
+        let (first, last) = (&self.times[..tenth], &self.times[self.times.len() - tenth..]);
+        json!({
+            "store": self.name,
+            "batches": self.times.len(),
+            "mean_ms": mean_ms(&self.times),
+            "median_ms": sorted[sorted.len() / 2].as_secs_f64() * 1e3,
+            "p99_ms": sorted[sorted.len() * 99 / 100].as_secs_f64() * 1e3,
+            "last_over_first_tenth": mean_ms(last) / mean_ms(first),
+            "last_over_first_tenth_medians": median_ms(last) / median_ms(first),
+            "share_of_bare": bare.map(|bare| mean_ms(&bare.times) / mean_ms(&self.times)),
+            "share_of_bare_medians": bare.map(|bare| median_ms(&bare.times) / median_ms(&self.times)),
+            "stored_bytes": self.stored_bytes,
+            "json_over_stored": json_bytes as f64 / self.stored_bytes as f64,
+        })
     }
-    Ok(sum)
 }
 
-fn weir(batches: usize, codec: Codec, durability: Durability) -> anyhow::Result<Outcome> {
-    let dir = tempfile::tempdir_in(".")?;
-    let options = Options { codec, ..Options::default() };
-    let (journal, _) = Journal::open(Env::system(), dir.path(), "bench", options)?;
-    let mut times = Vec::with_capacity(batches);
+fn mean_ms(times: &[Duration]) -> f64 {
+    times.iter().sum::<Duration>().as_secs_f64() * 1e3 / times.len() as f64
+}
+
+fn median_ms(times: &[Duration]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted[sorted.len() / 2].as_secs_f64() * 1e3
+}
+
+/// Gives the batches to the stores in turns. The first store is the journal; the bare writes are of as many bytes as it wrote.
+fn run(mut stores: Vec<Box<dyn Store>>, batches: usize) -> anyhow::Result<Vec<Outcome>> {
+    let mut times = vec![Vec::with_capacity(batches); stores.len()];
     for number in 0..batches {
         let batch = batch(number);
-        let start = Instant::now();
-        let records: Vec<Record<'_>> = batch
-            .keys
-            .iter()
-            .zip(&batch.payloads)
-            .map(|(key, payload)| Record { time: number as i64, kind: 1, key: key.as_bytes(), payload: payload.as_bytes() })
-            .collect();
-        journal.append(&records, durability)?;
-        times.push(start.elapsed());
-    }
-    journal.close()?;
-    let stored_bytes = bytes_in(dir.path())?;
-    let found = Reader::open(Env::system(), dir.path())?.statistics()?;
-    ensure!(found.records == (batches * BATCH) as u64, "weir lost records");
-    Ok(Outcome { times, stored_bytes })
-}
-
-/// Bare writes and syncs of as many bytes as the journal wrote for each batch.
-fn bare(batches: usize, bytes: u64, sync: bool) -> anyhow::Result<Outcome> {
-    let dir = tempfile::tempdir_in(".")?;
-    let mut file = std::fs::File::create(dir.path().join("bare"))?;
-    let chunk: Vec<u8> = (0..bytes / batches as u64).map(|n| (n * 31) as u8).collect();
-    let mut times = Vec::with_capacity(batches);
-    for _ in 0..batches {
-        let start = Instant::now();
-        file.write_all(&chunk)?;
-        if sync {
-            file.sync_data()?;
+        let mut written = 0;
+        for turn in 0..stores.len() {
+            // Who follows whom changes too; the journal stays first, as it says how much the bare writes write.
+            let at = if turn == 0 { 0 } else { 1 + (turn + number) % (stores.len() - 1) };
+            let took = stores[at].append(number, &batch, written)?;
+            if at == 0 {
+                written = stores[0].written();
+            }
+            times[at].push(took);
         }
-        times.push(start.elapsed());
     }
-    Ok(Outcome { times, stored_bytes: bytes })
+    let mut outcomes = Vec::new();
+    for (store, times) in stores.into_iter().zip(times) {
+        let name = store.name();
+        let (records, stored_bytes) = store.finish()?;
+        ensure!(records == (batches * BATCH) as u64, "{name} has {records} records");
+        outcomes.push(Outcome { name, times, stored_bytes });
+    }
+    Ok(outcomes)
 }
 
-fn row(name: &str, outcome: &Outcome, json_bytes: u64) {
-    let times = &outcome.times;
-    let total: Duration = times.iter().sum();
-    let tenth = (times.len() / 10).max(1);
-    let mean = |part: &[Duration]| part.iter().sum::<Duration>().as_secs_f64() / part.len() as f64;
-    let flat = mean(&times[times.len() - tenth..]) / mean(&times[..tenth]);
+fn rows(batches: usize, json_bytes: u64) -> anyhow::Result<Vec<Value>> {
+    let mut rows = Vec::new();
+    for outcomes in [run(stores::durable()?, batches)?, run(stores::unsynced()?, batches)?] {
+        let bare = outcomes.iter().find(|outcome| outcome.name.starts_with("bare"));
+        rows.extend(outcomes.iter().map(|outcome| {
+            let ours = outcome.name.starts_with("weir");
+            outcome.to_json(json_bytes, bare.filter(|_| ours))
+        }));
+    }
+    // It rewrites everything each time: 1,000 batches take a quarter of an hour, 10,000 a day.
+    if batches <= 100 {
+        let outcome = rivals::python(batches)?;
+        rows.push(outcome.to_json(json_bytes, None));
+    }
+    Ok(rows)
+}
+
+fn print(row: &Value) {
+    let number = |name: &str| row[name].as_f64().map_or_else(|| "-".to_owned(), |number| format!("{number:.3}"));
     println!(
-        "| {name} | {} | {:.3} | {:.3} | {flat:.2} | {:.2} |",
-        times.len(),
-        total.as_secs_f64(),
-        mean(times) * 1e3,
-        json_bytes as f64 / outcome.stored_bytes as f64
+        "{:>6} {:44} mean {} median {} p99 {} last/first {} ({}) of bare {} JSON/stored {}",
+        row["batches"],
+        row["store"].as_str().unwrap_or(""),
+        number("mean_ms"),
+        number("median_ms"),
+        number("p99_ms"),
+        number("last_over_first_tenth"),
+        number("last_over_first_tenth_medians"),
+        number("share_of_bare"),
+        number("json_over_stored"),
     );
 }
 
-fn large() -> anyhow::Result<()> {
-    let dir = tempfile::tempdir_in(".")?;
-    let options = Options { codec: Codec::Lz4, ..Options::default() };
-    let (journal, _) = Journal::open(Env::system(), dir.path(), "bench", options)?;
-    let count = 40_000;
-    let mut raw = 0u64;
-    let mut keys = Vec::new();
-    let start = Instant::now();
-    for number in 0..count {
-        let batch = batch(number);
-        let records: Vec<Record<'_>> = batch
-            .keys
-            .iter()
-            .zip(&batch.payloads)
-            .map(|(key, payload)| Record { time: number as i64, kind: 1, key: key.as_bytes(), payload: payload.as_bytes() })
-            .collect();
-        raw += records.iter().map(|r| (r.key.len() + r.payload.len()) as u64).sum::<u64>();
-        journal.append(&records, Durability::None)?;
-        if number % 997 == 0 {
-            keys.push(batch.keys[number % BATCH].clone());
+struct Args {
+    json: Option<PathBuf>,
+    large: usize,
+    sizes: Vec<usize>,
+}
+
+fn args() -> anyhow::Result<Args> {
+    let mut found = Args { json: None, large: 5_000_000, sizes: Vec::new() };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => found.json = Some(words.next().context("--json wants a file")?.into()),
+            "--large" => found.large = words.next().context("--large wants a count")?.parse()?,
+            number => found.sizes.push(number.parse().with_context(|| format!("{number} is no count of batches"))?),
         }
     }
-    journal.rotate()?;
-    journal.settle()?;
-    journal.close()?;
-    println!("\n{} records, {} MB raw, {} MB stored, written in {:.1} s", count * BATCH, raw >> 20, bytes_in(dir.path())? >> 20, start.elapsed().as_secs_f64());
-    for entry in std::fs::read_dir(dir.path())? {
-        let file = std::fs::File::open(entry?.path())?;
-        file.sync_all()?;
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    if found.sizes.is_empty() {
+        found.sizes = vec![10, 100, 1000, 10_000];
     }
-    let start = Instant::now();
-    let (journal, _) = Journal::open(Env::system(), dir.path(), "bench", Options::default())?;
-    println!("cold open for writing: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
-    drop(journal);
-    let start = Instant::now();
-    let reader = Reader::open_mapped(Env::system(), dir.path())?;
-    let first = reader.get(keys[0].as_bytes())?.context("a key is missing")?;
-    println!("cold open for reading and first get: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
-    ensure!(first.key == keys[0].as_bytes());
-    for state in ["cold", "warm"] {
-        let start = Instant::now();
-        for key in &keys {
-            ensure!(reader.get(key.as_bytes())?.is_some(), "a key is missing");
-        }
-        println!("get by key, pages {state}: {:.3} ms each", start.elapsed().as_secs_f64() * 1e3 / keys.len() as f64);
-    }
-    let start = Instant::now();
-    let mut records = reader.records_from(0);
-    let (mut found, mut bytes) = (0usize, 0u64);
-    while let Some(record) = records.next_ref()? {
-        found += 1;
-        bytes += (record.key.len() + record.payload.len()) as u64;
-    }
-    ensure!(found == count * BATCH && bytes == raw, "records are missing");
-    println!("replay on one core: {:.2} GB/s of raw records", bytes as f64 / start.elapsed().as_secs_f64() / 1e9);
-    Ok(())
+    Ok(found)
 }
 
 fn main() -> anyhow::Result<()> {
-    let sizes: Vec<usize> = std::env::args().skip(1).map(|text| text.parse()).collect::<Result<_, _>>()?;
-    let sizes = if sizes.is_empty() { vec![10, 100, 1000] } else { sizes };
-    println!("| store | batches | total s | ms per append | last/first tenth | JSON / stored |");
-    println!("|---|---|---|---|---|---|");
-    for batches in sizes {
-        let json: u64 = (0..batches).flat_map(|n| batch(n).payloads).map(|text| text.len() as u64 + 1).sum();
-        let zstd = Codec::Zstd { level: 3 };
-        let durable = weir(batches, zstd, Durability::Durable)?;
-        row("weir, zstd 3, durable", &durable, json);
-        row("bare write + fdatasync of the same bytes", &bare(batches, durable.stored_bytes, true)?, json);
-        row("sqlite, WAL, synchronous=FULL", &rivals::sqlite(batches, true)?, json);
-        row("redb, immediate", &rivals::redb(batches, true)?, json);
-        row("fjall, SyncAll", &rivals::fjall(batches, true)?, json);
-        row("weir, lz4, durable", &weir(batches, Codec::Lz4, Durability::Durable)?, json);
-        row("weir, zstd 3, interval", &weir(batches, zstd, Durability::Interval)?, json);
-        let none = weir(batches, zstd, Durability::None)?;
-        row("weir, zstd 3, none", &none, json);
-        row("bare write of the same bytes", &bare(batches, none.stored_bytes, false)?, json);
-        row("sqlite, WAL, synchronous=OFF", &rivals::sqlite(batches, false)?, json);
-        row("redb, none", &rivals::redb(batches, false)?, json);
-        row("fjall, no sync", &rivals::fjall(batches, false)?, json);
-        if batches <= 100 {
-            row("python, gzip-JSON rewritten", &rivals::python(batches)?, json);
-        }
+    let args = args()?;
+    let mut all = Vec::new();
+    for &batches in &args.sizes {
+        let json_bytes: u64 = (0..batches).flat_map(|n| batch(n).payloads).map(|text| text.len() as u64 + 1).sum();
+        let found = rows(batches, json_bytes)?;
+        found.iter().for_each(print);
+        all.extend(found);
     }
-    large()
+    let large = if args.large > 0 { large::run(args.large)? } else { Value::Null };
+    println!("{large:#}");
+    if let Some(path) = args.json {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        let command = "cargo run --release --manifest-path bench/rivals/journal/Cargo.toml -- ".to_owned() + &words.join(" ");
+        let results = json!({"command": command, "machine": machine(), "appends": all, "large": large});
+        std::fs::write(&path, format!("{results:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Cores, memory and load of this machine in a few words.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |pair| pair.1);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("?");
+    // The 41st field, the 39th behind the name in parentheses.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let policy = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(38)).unwrap_or("0");
+    let priority = if policy == "1" { "; run at real-time priority (`chrt -f 10`), ahead of other work on the machine" } else { "" };
+    format!("{cores} cores ({model}), load {load} at the end{priority}")
 }

@@ -6,20 +6,35 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use crate::{BATCH, Outcome, batch, bytes_in};
+use crate::stores::{Store, bytes_in};
+use crate::{BATCH, Batch, Outcome, batch};
 
-/// One row per record.
-pub fn sqlite(batches: usize, durable: bool) -> anyhow::Result<Outcome> {
-    let dir = tempfile::tempdir_in(".")?;
-    let mut connection = rusqlite::Connection::open(dir.path().join("db"))?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", if durable { "full" } else { "off" })?;
-    connection.execute("CREATE TABLE log (sequence INTEGER PRIMARY KEY, time INTEGER, key TEXT, payload TEXT)", [])?;
-    let mut times = Vec::with_capacity(batches);
-    for number in 0..batches {
-        let batch = batch(number);
+pub struct Sqlite {
+    dir: tempfile::TempDir,
+    connection: rusqlite::Connection,
+    durable: bool,
+}
+
+impl Sqlite {
+    pub fn open(durable: bool) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir_in(".")?;
+        let connection = rusqlite::Connection::open(dir.path().join("db"))?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", if durable { "full" } else { "off" })?;
+        connection
+            .execute("CREATE TABLE log (sequence INTEGER PRIMARY KEY, time INTEGER, key TEXT, payload TEXT)", [])?;
+        Ok(Self { dir, connection, durable })
+    }
+}
+
+impl Store for Sqlite {
+    fn name(&self) -> String {
+        format!("sqlite, WAL, synchronous={}", if self.durable { "FULL" } else { "OFF" })
+    }
+
+    fn append(&mut self, number: usize, batch: &Batch, _written: u64) -> anyhow::Result<Duration> {
         let start = Instant::now();
-        let transaction = connection.transaction()?;
+        let transaction = self.connection.transaction()?;
         {
             let mut insert =
                 transaction.prepare_cached("INSERT INTO log (time, key, payload) VALUES (?1, ?2, ?3)")?;
@@ -28,26 +43,41 @@ pub fn sqlite(batches: usize, durable: bool) -> anyhow::Result<Outcome> {
             }
         }
         transaction.commit()?;
-        times.push(start.elapsed());
+        Ok(start.elapsed())
     }
-    let count: i64 = connection.query_row("SELECT count(*) FROM log", [], |row| row.get(0))?;
-    ensure!(count as usize == batches * BATCH, "sqlite lost records");
-    drop(connection);
-    Ok(Outcome { times, stored_bytes: bytes_in(dir.path())? })
+
+    fn finish(self: Box<Self>) -> anyhow::Result<(u64, u64)> {
+        let count: i64 = self.connection.query_row("SELECT count(*) FROM log", [], |row| row.get(0))?;
+        drop(self.connection);
+        Ok((count as u64, bytes_in(self.dir.path())?))
+    }
 }
 
 const TABLE: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("log");
 
-pub fn redb(batches: usize, durable: bool) -> anyhow::Result<Outcome> {
-    use redb::ReadableTableMetadata;
-    let dir = tempfile::tempdir_in(".")?;
-    let database = redb::Database::create(dir.path().join("db"))?;
-    let mut times = Vec::with_capacity(batches);
-    for number in 0..batches {
-        let batch = batch(number);
+pub struct Redb {
+    dir: tempfile::TempDir,
+    database: redb::Database,
+    durable: bool,
+}
+
+impl Redb {
+    pub fn open(durable: bool) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir_in(".")?;
+        let database = redb::Database::create(dir.path().join("db"))?;
+        Ok(Self { dir, database, durable })
+    }
+}
+
+impl Store for Redb {
+    fn name(&self) -> String {
+        format!("redb, {}", if self.durable { "immediate" } else { "none" })
+    }
+
+    fn append(&mut self, number: usize, batch: &Batch, _written: u64) -> anyhow::Result<Duration> {
         let start = Instant::now();
-        let mut transaction = database.begin_write()?;
-        transaction.set_durability(if durable { redb::Durability::Immediate } else { redb::Durability::None });
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(if self.durable { redb::Durability::Immediate } else { redb::Durability::None });
         {
             let mut table = transaction.open_table(TABLE)?;
             for (index, payload) in batch.payloads.iter().enumerate() {
@@ -55,33 +85,56 @@ pub fn redb(batches: usize, durable: bool) -> anyhow::Result<Outcome> {
             }
         }
         transaction.commit()?;
-        times.push(start.elapsed());
+        Ok(start.elapsed())
     }
-    let count = database.begin_read()?.open_table(TABLE)?.len()?;
-    ensure!(count as usize == batches * BATCH, "redb lost records");
-    drop(database);
-    Ok(Outcome { times, stored_bytes: bytes_in(dir.path())? })
+
+    fn finish(self: Box<Self>) -> anyhow::Result<(u64, u64)> {
+        use redb::ReadableTableMetadata;
+        let count = self.database.begin_read()?.open_table(TABLE)?.len()?;
+        drop(self.database);
+        Ok((count, bytes_in(self.dir.path())?))
+    }
 }
 
-pub fn fjall(batches: usize, durable: bool) -> anyhow::Result<Outcome> {
-    let dir = tempfile::tempdir_in(".")?;
-    let keyspace = fjall::Config::new(dir.path()).open()?;
-    let log = keyspace.open_partition("log", fjall::PartitionCreateOptions::default())?;
-    let mut times = Vec::with_capacity(batches);
-    for number in 0..batches {
-        let batch = batch(number);
+pub struct Fjall {
+    dir: tempfile::TempDir,
+    keyspace: fjall::Keyspace,
+    log: fjall::PartitionHandle,
+    durable: bool,
+}
+
+impl Fjall {
+    pub fn open(durable: bool) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir_in(".")?;
+        let keyspace = fjall::Config::new(dir.path()).open()?;
+        let log = keyspace.open_partition("log", fjall::PartitionCreateOptions::default())?;
+        Ok(Self { dir, keyspace, log, durable })
+    }
+}
+
+impl Store for Fjall {
+    fn name(&self) -> String {
+        if self.durable { "fjall, SyncData" } else { "fjall, no sync" }.to_owned()
+    }
+
+    fn append(&mut self, number: usize, batch: &Batch, _written: u64) -> anyhow::Result<Duration> {
         let start = Instant::now();
-        let mut write = keyspace.batch();
+        let mut write = self.keyspace.batch();
         for (index, payload) in batch.payloads.iter().enumerate() {
-            write.insert(&log, ((number * BATCH + index) as u64).to_be_bytes(), payload.as_bytes());
+            write.insert(&self.log, ((number * BATCH + index) as u64).to_be_bytes(), payload.as_bytes());
         }
         write.commit()?;
-        keyspace.persist(if durable { fjall::PersistMode::SyncAll } else { fjall::PersistMode::Buffer })?;
-        times.push(start.elapsed());
+        // Data without metadata, as everybody else here.
+        self.keyspace.persist(if self.durable { fjall::PersistMode::SyncData } else { fjall::PersistMode::Buffer })?;
+        Ok(start.elapsed())
     }
-    ensure!(log.len()? == batches * BATCH, "fjall lost records");
-    drop((log, keyspace));
-    Ok(Outcome { times, stored_bytes: bytes_in(dir.path())? })
+
+    fn finish(self: Box<Self>) -> anyhow::Result<(u64, u64)> {
+        let count = self.log.len()? as u64;
+        let Self { dir, keyspace, log, .. } = *self;
+        drop((log, keyspace));
+        Ok((count, bytes_in(dir.path())?))
+    }
 }
 
 /// Reads, inflates, extends, deflates and replaces the whole file for each batch, as the store that the journal replaced did.
@@ -130,5 +183,5 @@ pub fn python(batches: usize) -> anyhow::Result<Outcome> {
     let count: usize = lines.next().context("python3 ended")??.parse()?;
     ensure!(count == batches * BATCH, "the rewritten file lost records");
     child.wait()?;
-    Ok(Outcome { times, stored_bytes: bytes_in(dir.path())? })
+    Ok(Outcome { name: "python, gzip-JSON rewritten".to_owned(), times, stored_bytes: bytes_in(dir.path())? })
 }

@@ -240,12 +240,8 @@ pub(crate) fn folder() -> tempfile::TempDir {
 pub(crate) fn nab() -> &'static [String] {
     static LINES: OnceLock<Vec<String>> = OnceLock::new();
     LINES.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let folder = std::env::var_os("WEIR_TEST_DATA").map_or_else(|| root.join("../shared/data"), PathBuf::from);
-        let path = folder.join("nab.lp.gz");
-        let file = std::fs::read(&path).unwrap_or_else(|error| {
-            panic!("this test needs {} ({error}); WEIR_TEST_DATA names its folder", path.display())
-        });
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nab.lp.gz");
+        let file = std::fs::read(path).unwrap();
         let mut text = String::new();
         flate2::read::GzDecoder::new(file.as_slice()).read_to_string(&mut text).unwrap();
         text.lines().map(str::to_owned).collect()

@@ -1,0 +1,155 @@
+//! `weir track` as scripts use it: runs, reports, checks, exit codes, many processes at once.
+
+#![allow(clippy::disallowed_methods, reason = "the tests look at files that the program wrote")]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.args(arguments).env("WEIR_DATA", dir).stdin(Stdio::null());
+    command
+}
+
+fn weir(dir: &Path, arguments: &[&str]) -> Output {
+    command(dir, arguments).output().unwrap()
+}
+
+#[track_caller]
+fn track(dir: &Path, code: i32, arguments: &str) -> String {
+    let output = weir(dir, &[&["track"], &arguments.split(' ').collect::<Vec<_>>()[..]].concat());
+    assert_eq!(output.status.code(), Some(code), "{arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn count(dir: &Path, name: &str) -> u64 {
+    json(&track(dir, 0, &format!("report --name {name} --json")))[0]["count"].as_u64().unwrap()
+}
+
+#[test]
+fn runs_are_reported_and_a_slower_side_fails_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    track(dir, 3, "report --name nap --json");
+    track(dir, 0, "run --name nap --runs 8 --label side=a -- sleep 0.02");
+    track(dir, 0, "run --name nap --runs 8 --label side=b -- sleep 0.06");
+    let report = json(&track(dir, 0, "report --name nap --json --by label:side"));
+    for (group, side) in report.as_array().unwrap().iter().zip(["a", "b"]) {
+        assert_eq!(
+            (&group["name"], &group["side"], &group["count"], &group["failures"]),
+            (&"nap".into(), &side.into(), &8.into(), &0.into())
+        );
+        let ms = |name: &str| group[name].as_f64().unwrap();
+        let order = [ms("min_ms"), ms("p50_ms"), ms("p95_ms"), ms("p99_ms"), ms("max_ms")];
+        assert!(
+            order.is_sorted() && ms("min_ms") >= if side == "a" { 20.0 } else { 60.0 } && ms("mean_ms") > 0.0,
+            "{group}"
+        );
+    }
+    let slower = track(dir, 1, "check --name nap --baseline side=a --candidate side=b");
+    assert!(slower.contains("% slower"), "{slower}");
+    track(dir, 0, "check --name nap --baseline side=b --candidate side=a");
+    track(dir, 0, "check --name nap --baseline side=a --candidate side=b --threshold 5000%");
+    track(dir, 1, "check --baseline last-8");
+    track(dir, 3, "check --name nap --baseline side=none --candidate side=b");
+    track(dir, 2, "check --name nap --baseline side=a --threshold no");
+    let annotation = track(dir, 1, "check --baseline side=a --candidate side=b --format github");
+    assert!(annotation.starts_with("::error title=nap::nap is ") && annotation.contains("%25 slower"), "{annotation}");
+    let junit = dir.join("junit.xml");
+    track(dir, 1, &format!("check --baseline side=a --candidate side=b --json --junit {}", junit.display()));
+    assert!(std::fs::read_to_string(junit).unwrap().contains("failures=\"1\""));
+    for (format, expected) in [("csv", "name,count"), ("markdown", "| operation"), ("html", "<svg"), ("table", "nap")] {
+        let text = track(dir, 0, &format!("report --format {format}"));
+        assert!(text.contains(expected), "{format}: {text}");
+    }
+}
+
+#[test]
+fn two_commands_in_turns_are_compared_and_failures_are_passed_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let told = weir(
+        dir,
+        &["track", "run", "--name", "x", "--runs", "7", "--json", "--vs", "sleep 0.01", "--", "sleep", "0.03"],
+    );
+    assert!(told.status.success(), "{told:?}");
+    let told = json(&String::from_utf8(told.stdout).unwrap());
+    assert_eq!(told["comparison"]["verdict"], "regression");
+    assert_eq!(told["sides"][1]["wall_ms"].as_array().unwrap().len(), 7);
+    assert!(told["sides"][0]["peak_memory_bytes"][0].as_u64().unwrap() > 100_000);
+    track(dir, 3, "run --name bad -- there-is-no-such-program");
+}
+
+#[test]
+fn the_exit_code_is_the_commands_and_failures_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let failed = weir(dir, &["track", "run", "--name", "bad", "--", "sh", "-c", "exit 9"]);
+    assert_eq!(failed.status.code(), Some(9));
+    let killed = weir(dir, &["track", "run", "--name", "bad", "--", "sh", "-c", "kill -9 $$"]);
+    assert_eq!(killed.status.code(), Some(137));
+    let report = json(&track(dir, 0, "report --name bad --json"));
+    assert_eq!((&report[0]["count"], &report[0]["failures"]), (&2.into(), &2.into()));
+    let shown = weir(dir, &["track", "run", "--name", "echo", "--shell", "--", "echo", "hi"]);
+    assert_eq!(shown.stdout, b"hi\n");
+}
+
+#[test]
+fn steps_of_a_script_begin_and_end_in_different_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let id = track(dir, 0, "start --name deploy --label stage=prod").trim().to_owned();
+    track(dir, 0, &format!("finish {id} --items 5 --measure ratio=0.5"));
+    track(dir, 4, &format!("finish {id}"));
+    track(dir, 3, "finish nothing");
+    let report = json(&track(dir, 0, "report --name deploy --label stage=prod --json"));
+    assert_eq!((&report[0]["count"], &report[0]["items"]), (&1.into(), &5.into()));
+}
+
+#[test]
+fn a_process_that_is_killed_leaves_its_operation_unfinished() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    track(dir, 0, "run --name long -- true");
+    let mut child = command(dir, &["track", "run", "--name", "long", "--", "sleep", "30"]).spawn().unwrap();
+    let told = || String::from_utf8(weir(dir, &["track", "report", "--name", "long"]).stderr).unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !told().contains("1 run right now") {
+        assert!(std::time::Instant::now() < until, "{}", told());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(told().contains("unfinished: long began"), "{}", told());
+    assert_eq!(count(dir, "long"), 1);
+}
+
+#[test]
+fn sixteen_processes_at_once_lose_nothing_and_sql_sees_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let children: Vec<_> = (0..16)
+        .map(|_| command(dir, &["track", "run", "--name", "many", "--runs", "5", "--", "true"]).spawn().unwrap())
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(count(dir, "many"), 80);
+    let sql = |statement: &str| {
+        let output = weir(dir, &["sql", "--db", "weir", "--format", "json", statement]);
+        assert!(output.status.success(), "{output:?}");
+        json(&String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(
+        sql("SELECT count(*) AS n, sum(count) AS c FROM operations WHERE name = 'many'"),
+        json(r#"[{"n":80,"c":80}]"#)
+    );
+    assert_eq!(sql("SELECT count(*) AS n FROM measures WHERE measure = 'user_ms'"), json(r#"[{"n":80}]"#));
+    track(dir, 0, "drain");
+    assert_eq!(sql("SELECT count(*) AS n FROM operations"), json(r#"[{"n":80}]"#));
+}

@@ -1,0 +1,102 @@
+//! Slots, marks and lines of the spool.
+
+use weir_track::Started;
+
+use super::*;
+
+fn finished(name: &str, end_ns: i64) -> Row {
+    let labels = Labels::from([("tool name".to_owned(), "a,b=c \\".to_owned())]);
+    let measures = BTreeMap::from([("user_ms".to_owned(), 1.5), ("unknown".to_owned(), f64::NAN)]);
+    let id = Some(format!("x\"{end_ns}"));
+    Row::Finished(Finished {
+        name: name.into(),
+        labels,
+        id,
+        end_ns,
+        duration_ns: 2_000_000,
+        count: 1,
+        measures,
+        ..Finished::default()
+    })
+}
+
+fn all(env: &Env, dir: &Path) -> (Vec<Placed>, ReadSummary) {
+    let mut rows = Vec::new();
+    let summary = read(env, dir, i64::MIN..=i64::MAX, &KeyMatch::Any, |row| rows.push(row)).unwrap();
+    (rows, summary)
+}
+
+#[test]
+fn each_process_has_its_own_slot_and_the_next_one_takes_it_over() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), Env::system());
+    let dir = dir.path().join("spool");
+    assert!(all(&env, &dir).0.is_empty());
+    assert!(Drain::begin(&env, &dir).unwrap().is_none());
+    let mut first = Spool::open(&env, &dir, "one").unwrap();
+    let mut second = Spool::open(&env, &dir, "two").unwrap();
+    assert_eq!((first.slot(), second.slot()), (0, 1));
+    first.append(vec![finished("a", 10), finished("a", 10)]).unwrap();
+    second.append(vec![finished("b", 10)]).unwrap();
+    let (rows, summary) = all(&env, &dir);
+    assert_eq!(rows.iter().map(|row| (row.slot, row.row.time_ns())).collect::<Vec<_>>(), [(0, 10), (0, 11), (1, 10)]);
+    assert_eq!(summary.holders, BTreeMap::from([(0, "one".to_owned()), (1, "two".to_owned())]));
+    first.close().unwrap();
+    let mut third = Spool::open(&env, &dir, "three").unwrap();
+    assert_eq!(third.slot(), 0);
+    let began = Started { id: "three-1".into(), name: "c".into(), start_ns: 20, ..Started::default() };
+    third.append(vec![Row::Started(began)]).unwrap();
+    drop((second, third));
+    let (rows, summary) = all(&env, &dir);
+    assert!(rows.len() == 4 && summary.holders.is_empty() && summary.damage.is_empty(), "{summary:?}");
+}
+
+#[test]
+fn draining_hands_on_every_row_and_again_what_was_not_marked() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), Env::system());
+    let mut spool = Spool::open(&env, dir.path(), "one").unwrap();
+    spool.append((0..7000).map(|at| finished("a", at)).collect()).unwrap();
+    let drain = Drain::begin(&env, dir.path()).unwrap().unwrap();
+    assert!(Drain::begin(&env, dir.path()).unwrap().is_none(), "one at a time");
+    let first = drain.next().unwrap().unwrap();
+    assert_eq!(drain.next().unwrap().unwrap(), first, "not marked, so it comes again");
+    drain.done(&first).unwrap();
+    let second = drain.next().unwrap().unwrap();
+    assert_eq!((first.rows, second.rows), (BATCH_ROWS, 7000 - BATCH_ROWS));
+    drain.done(&second).unwrap();
+    assert_eq!(drain.next().unwrap(), None);
+    drop(drain);
+    let drain = Drain::begin(&env, dir.path()).unwrap().unwrap();
+    assert_eq!(drain.next().unwrap(), None);
+    spool.append(vec![finished("a", 9000)]).unwrap();
+    assert_eq!(drain.next().unwrap().unwrap().rows, 1);
+    let (operations, measures): (Vec<_>, Vec<_>) =
+        first.lines.lines().partition(|line| line.starts_with("operations,"));
+    assert_eq!(
+        (operations.len(), measures.len()),
+        (BATCH_ROWS, BATCH_ROWS),
+        "what is not finite was not measured (M1)"
+    );
+    assert_eq!(
+        operations[3],
+        "operations,name=a,slot=000,label_tool\\ name=a\\,b\\=c\\ \\_ sequence=4i,count=1i,failures=0i,duration_ms=2,id=\"x\\\"3\" 3"
+    );
+}
+
+#[test]
+fn sixteen_writers_lose_nothing() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), Env::system());
+    std::thread::scope(|scope| {
+        for worker in 0..16 {
+            let (dir, env) = (dir.path(), env.clone());
+            scope.spawn(move || {
+                for round in 0..3 {
+                    let mut spool = Spool::open(&env, dir, &format!("w{worker}")).unwrap();
+                    spool.append((0..100).map(|at| finished("a", round * 100 + at)).collect()).unwrap();
+                    spool.close().unwrap();
+                }
+            });
+        }
+    });
+    let (rows, summary) = all(&env, dir.path());
+    assert!(rows.len() == 16 * 300 && summary.damage.is_empty(), "{} {summary:?}", rows.len());
+}
