@@ -4,13 +4,17 @@
 //! kernel's own figures about it, and checks the answer that it timed. A figure whose answer is wrong is an error.
 //!
 //! Reading order: [`tsbs`] makes the lines, [`http`] carries them, [`target`] knows the servers, [`process`] watches
-//! one, [`load`] puts them together, [`disk`] gives the floor under every durable figure, [`report`] writes it down.
+//! one, [`load`] puts them together, [`disk`] gives the floor under every durable figure, [`report`] writes it down. For
+//! `weir deps`, [`packages`] are made up, [`index`] serves them, and [`deps`] times the commands.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures the real clock, the real disk and real processes")]
 
+pub mod deps;
 pub mod disk;
 pub mod http;
+pub mod index;
 pub mod load;
+pub mod packages;
 pub mod process;
 pub mod profile;
 pub mod report;

@@ -450,11 +450,11 @@ impl FileSystem for Disk {
         let mut state = self.lock();
         if state.dirs.iter().any(|dir| dir == path) {
             state.end()?;
-            return Ok(Metadata { len: 0, allocated: 0, is_dir: true, modified: 0 });
+            return Ok(Metadata { len: 0, allocated: 0, is_dir: true, modified: 0, changed: 0 });
         }
         let inode = state.find(path)?;
         let len = state.inode(inode)?.bytes.len() as u64;
-        Ok(Metadata { len, allocated: len.next_multiple_of(BLOCK as u64), is_dir: false, modified: 0 })
+        Ok(Metadata { len, allocated: len.next_multiple_of(BLOCK as u64), is_dir: false, modified: 0, changed: 0 })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use crate::shell;
 
 /// Benchmarks that watch a server from outside and so need the binary, but not our crates.
-const FROM_OUTSIDE: [&str; 2] = ["ingest", "recovery"];
+const FROM_OUTSIDE: [&str; 3] = ["dependencies", "ingest", "recovery"];
 /// What needs neither.
 const ALONE: [&str; 1] = ["report"];
 

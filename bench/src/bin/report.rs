@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
+use weir_bench::deps::{self, DepsResults};
 use weir_bench::report::{self, JournalResults, Results, Starts};
 
 /// Writes the tables of a page from result files.
@@ -41,6 +42,11 @@ fn main() -> anyhow::Result<()> {
         let results: Starts = serde_json::from_str(&text)?;
         let section = section(&results.command, &results.machine, &report::starts_table(&results));
         page = report::replace_section(&page, "recovery", &section)?;
+    }
+    if let Some(text) = read(&cli.results, "deps")? {
+        let results: DepsResults = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &deps::table(&results));
+        page = report::replace_section(&page, "deps", &section)?;
     }
     if let Some(text) = read(&cli.results, "journal")? {
         let results: JournalResults = serde_json::from_str(&text)?;

@@ -33,6 +33,8 @@ pub struct Metadata {
     pub is_dir: bool,
     /// Last change of the content, nanoseconds UTC.
     pub modified: i64,
+    /// Last change of content, length, name or mode, nanoseconds UTC; no program can set it.
+    pub changed: i64,
 }
 
 /// An open file; positions are explicit, so that one handle serves many threads.
@@ -181,6 +183,7 @@ impl FileSystem for OsFileSystem {
             allocated: found.blocks() * 512,
             is_dir: found.is_dir(),
             modified: found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec()),
+            changed: found.ctime().saturating_mul(1_000_000_000).saturating_add(found.ctime_nsec()),
         })
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

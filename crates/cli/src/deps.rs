@@ -1,16 +1,20 @@
 //! `weir deps`: the licence and policy gate for Python environments and lock files.
 
+mod background;
 mod input;
 mod output;
+mod pip;
+mod record;
 mod rules;
+mod stat;
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Subcommand;
 use weir_base::OsFileSystem;
 use weir_deps::check::{self, Report};
-use weir_deps::finding::Level;
+use weir_deps::finding::{Code, Level};
+use weir_deps::licence::newer;
 use weir_deps::policy::Policy;
 use weir_deps::report::{self, diff};
 use weir_deps::{advisory, history};
@@ -18,6 +22,8 @@ use weir_deps::{advisory, history};
 use crate::exit::Exit;
 use crate::terminal::Terminal;
 use output::{Format, Timings};
+pub(crate) use record::send_before_query;
+use record::{AlertArgs, RecordArgs, When};
 use rules::RuleArgs;
 
 /// `weir deps`
@@ -43,10 +49,12 @@ enum Command {
     Notice(ListArgs),
     /// Fetch what a check needs, so that it can run offline.
     Warm(WarmArgs),
-    /// Compile an advisory export (OSV format: zip or folder) to the index that checks use.
+    /// Bring newer data: advisories (OSV or PyPA export: zip or folder), or licences (the list of SPDX, an alias file).
     Update(UpdateArgs),
     /// Say whether data, cache and index are in order; exit 1 when not.
     Health(HealthArgs),
+    /// Say how much the cache helped.
+    Stat(stat::StatArgs),
     /// Write a commented weir-deps.toml.
     Init(InitArgs),
 }
@@ -69,9 +77,10 @@ struct CheckArgs {
     /// A second policy, judged side by side; only the first decides.
     #[arg(long, value_name = "FILE")]
     shadow: Option<PathBuf>,
-    /// Keep the run, for `weir deps diff last` and alerts about changed licences.
-    #[arg(long)]
-    record: bool,
+    #[command(flatten)]
+    record: RecordArgs,
+    #[command(flatten)]
+    alerts: AlertArgs,
     /// Print to stderr how long each stage took.
     #[arg(long)]
     timings: bool,
@@ -95,6 +104,9 @@ struct ListArgs {
 struct DiffArgs {
     /// What to compare with: an environment, a lock file, a stored report, or `last` for the last recorded run.
     base: String,
+    /// Name of the history that `last` is taken from [default: the path of the input].
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
     #[command(flatten)]
     input: input::InputArgs,
     #[command(flatten)]
@@ -135,13 +147,17 @@ struct SbomArgs {
 struct WarmArgs {
     #[command(flatten)]
     input: input::InputArgs,
+    /// Do so in a process of its own, and return at once.
+    #[arg(long)]
+    background: bool,
 }
 
 #[derive(Debug, clap::Args)]
 struct UpdateArgs {
-    /// A zip file or folder of OSV records.
+    /// A zip file or folder of OSV or PyPA records; or licenses.json or exceptions.json of SPDX, or an alias file.
+    #[arg(value_name = "FILE")]
     export: PathBuf,
-    /// Where to write the index [default: deps/advisories in the data folder].
+    /// Where to write what it gives [default: deps/advisories or deps/licences in the data folder].
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
 }
@@ -152,6 +168,11 @@ struct HealthArgs {
     input: input::InputArgs,
     #[command(flatten)]
     rules: RuleArgs,
+    /// Name of the history to compare with [default: the path of the input].
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
+    #[command(flatten)]
+    alerts: AlertArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -163,6 +184,7 @@ struct InitArgs {
 
 /// Runs `weir deps`.
 pub(crate) fn run(args: Args, terminal: &Terminal) -> anyhow::Result<Exit> {
+    rules::install_newer_licences(terminal);
     match args.command {
         Command::Check(args) => check(&args, terminal),
         Command::List(args) => list(&args, terminal),
@@ -173,6 +195,7 @@ pub(crate) fn run(args: Args, terminal: &Terminal) -> anyhow::Result<Exit> {
         Command::Warm(args) => warm(&args, terminal),
         Command::Update(args) => update(&args, terminal),
         Command::Health(args) => health(&args, terminal),
+        Command::Stat(args) => stat::run(&args),
         Command::Init(args) => rules::init(&args.file, terminal),
     }
 }
@@ -181,32 +204,34 @@ fn check(args: &CheckArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let mut timings = Timings::new();
     let policy = rules::read_policy(&args.rules, terminal)?;
     timings.mark("policy");
-    let inputs = input::read(&args.input, &policy)?;
-    timings.mark("read");
+    let inputs = input::read(&args.input, &policy, &mut timings)?;
     let shadow = args.shadow.as_ref().map(|path| rules::parse_policy(path)).transpose()?;
     let shadow = shadow.map(|shadow| judged(inputs.clone(), &shadow, &args.rules));
     let mut report = judged(inputs, &policy, &args.rules);
     timings.mark("judge");
-    let runs = input::data_folder()?.join("deps").join("runs");
-    if args.record {
-        let before = history::last(&OsFileSystem, &runs, &report.source, report.time)?;
+    let mut before = None;
+    if args.record.record != When::Off {
+        report.project = record::project_of(args.record.project.as_ref(), &report);
+        before = history::last(&OsFileSystem, &record::runs_folder()?, &report.project, report.time)?;
         rules::alert(before.as_ref(), &mut report);
-        history::record(&OsFileSystem, &runs, &report)?;
-        timings.mark("record");
+        timings.mark("compare");
     }
     let text = output::render(args.format, &report, &policy, args.fail_on)?;
     output::write(args.output.as_deref(), &text)?;
+    timings.mark("report");
     if let Some(shadow) = shadow {
         terminal.say(format!("with the policy in the shadow: {}", report::table::summary(&shadow).trim_end()));
         for change in rules::side_by_side(&report, &shadow) {
             terminal.say(change);
         }
     }
-    timings.mark("report");
+    let alerted = record::tell(&args.alerts, before.as_ref(), &report, terminal)?;
+    record::keep(&args.record, &report, terminal)?;
+    timings.mark("record");
     if args.timings {
         terminal.say(timings);
     }
-    Ok(if report.fails_at(args.fail_on) { Exit::Failed } else { Exit::Done })
+    Ok(if report.fails_at(args.fail_on) { Exit::Failed } else { alerted })
 }
 
 fn judged(inputs: input::Inputs, policy: &Policy, rules: &RuleArgs) -> Report {
@@ -223,9 +248,13 @@ fn judged(inputs: input::Inputs, policy: &Policy, rules: &RuleArgs) -> Report {
     check::check(inputs.set, context)
 }
 
+fn read_and_judge(input: &input::InputArgs, policy: &Policy, rules: &RuleArgs) -> anyhow::Result<Report> {
+    Ok(judged(input::read(input, policy, &mut Timings::new())?, policy, rules))
+}
+
 fn list(args: &ListArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let policy = rules::read_policy(&args.rules, terminal)?;
-    let report = judged(input::read(&args.input, &policy)?, &policy, &args.rules);
+    let report = read_and_judge(&args.input, &policy, &args.rules)?;
     let text = match args.format {
         Format::Table => report::table::list(&report),
         other => output::render(other, &report, &policy, Level::Deny)?,
@@ -236,16 +265,17 @@ fn list(args: &ListArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
 
 fn diff(args: &DiffArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let policy = rules::read_policy(&args.rules, terminal)?;
-    let now = judged(input::read(&args.input, &policy)?, &policy, &args.rules);
+    let now = read_and_judge(&args.input, &policy, &args.rules)?;
     let base = if args.base == "last" {
-        let runs = input::data_folder()?.join("deps").join("runs");
-        history::last(&OsFileSystem, &runs, &now.source, now.time)?
-            .context("no run of this source is recorded (check --record)")?
+        let project = record::project_of(args.project.as_ref(), &now);
+        let found = history::last(&OsFileSystem, &record::runs_folder()?, &project, now.time)?;
+        let none = || weir_deps::Error::new(weir_base::Kind::NotFound, format!("no run of {project} is recorded"));
+        found.ok_or_else(none)?
     } else {
         let path = PathBuf::from(&args.base);
         match history::read(&OsFileSystem, &path) {
             Ok(report) => report,
-            Err(_) => judged(input::read(&args.input.at(path), &policy)?, &policy, &args.rules),
+            Err(_) => read_and_judge(&args.input.at(path), &policy, &args.rules)?,
         }
     };
     let changes = diff::compare(&base, &now);
@@ -256,7 +286,7 @@ fn diff(args: &DiffArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
 
 fn explain(args: &ExplainArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let policy = rules::read_policy(&args.rules, terminal)?;
-    let report = judged(input::read(&args.input, &policy)?, &policy, &args.rules);
+    let report = read_and_judge(&args.input, &policy, &args.rules)?;
     let name = weir_deps::name::normalize(&args.package)?;
     let Some(package) = report.packages.iter().find(|package| package.name == name) else {
         anyhow::bail!(weir_deps::Error::new(weir_base::Kind::NotFound, format!("{name} is not among the packages")));
@@ -267,21 +297,24 @@ fn explain(args: &ExplainArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
 
 fn sbom(args: &SbomArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let policy = rules::read_policy(&args.rules, terminal)?;
-    let report = judged(input::read(&args.input, &policy)?, &policy, &args.rules);
+    let report = read_and_judge(&args.input, &policy, &args.rules)?;
     output::write(args.output.as_deref(), &output::render(args.format, &report, &policy, Level::Deny)?)?;
     Ok(Exit::Done)
 }
 
 fn notice(args: &ListArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     let policy = rules::read_policy(&args.rules, terminal)?;
-    let report = judged(input::read(&args.input, &policy)?, &policy, &args.rules);
+    let report = read_and_judge(&args.input, &policy, &args.rules)?;
     output::write(args.output.as_deref(), &report::notice::report(&report, &OsFileSystem))?;
     Ok(Exit::Done)
 }
 
 fn warm(args: &WarmArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
+    if args.background {
+        return background::start(terminal);
+    }
     let policy = Policy::default();
-    let inputs = input::read(&args.input, &policy)?;
+    let inputs = input::read(&args.input, &policy, &mut Timings::new())?;
     let missing =
         inputs.set.packages.iter().filter(|package| package.metadata.is_none() && package.stated_license.is_none());
     let names: Vec<String> = missing.map(|package| format!("{} {}", package.name, package.version)).collect();
@@ -293,6 +326,18 @@ fn warm(args: &WarmArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
 }
 
 fn update(args: &UpdateArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
+    if rules::is_licence_data(&args.export) {
+        let to = args.to.clone().map_or_else(rules::licences_file, Ok)?;
+        let data = newer::merge(&OsFileSystem, &args.export, &to)?;
+        terminal.say(format!(
+            "{}: {} licences, {} exceptions and {} names that this binary does not have",
+            to.display(),
+            data.licenses.len(),
+            data.exceptions.len(),
+            data.aliases.len()
+        ));
+        return Ok(Exit::Done);
+    }
     let to = match &args.to {
         Some(to) => to.clone(),
         None => rules::advisories_file()?,
@@ -319,13 +364,18 @@ fn health(args: &HealthArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
         }
         None => lines.push("advisories: none are compiled (weir deps update)".into()),
     }
-    match input::read(&args.input, &policy) {
-        Ok(inputs) => {
-            let missing = inputs.set.packages.iter().filter(|package| package.metadata.is_none()).count();
+    let mut alerted = Exit::Done;
+    match read_and_judge(&args.input, &policy, &args.rules) {
+        Ok(mut report) => {
+            report.project = record::project_of(args.project.as_ref(), &report);
+            let is_missing =
+                |one: &&check::Judged| one.findings.iter().any(|finding| finding.code == Code::DataMissing);
+            let missing = report.packages.iter().filter(is_missing).count();
             sound &= missing == 0;
-            lines.push(format!("input: {} packages, {missing} without metadata", inputs.set.packages.len()));
-            let (hits, misses) = inputs.store_counts;
-            lines.push(format!("cache: {hits} hits, {misses} misses in this run"));
+            lines.push(format!("input: {} packages, {missing} without metadata", report.packages.len()));
+            lines.push(format!("cache: {} hits, {} misses in this run", report.cache.hits, report.cache.misses));
+            let before = history::last(&OsFileSystem, &record::runs_folder()?, &report.project, report.time)?;
+            alerted = record::tell(&args.alerts, before.as_ref(), &report, terminal)?;
         }
         Err(error) => {
             sound = false;
@@ -333,5 +383,5 @@ fn health(args: &HealthArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
         }
     }
     output::write(None, &format!("{}\n", lines.join("\n")))?;
-    Ok(if sound { Exit::Done } else { Exit::Failed })
+    Ok(if sound { alerted } else { Exit::Failed })
 }

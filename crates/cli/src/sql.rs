@@ -84,6 +84,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
 async fn script(args: &Args, text: &str, terminal: &Terminal) -> Result<Exit> {
     anyhow::ensure!(!split::is_blank(text), "there is no statement");
     let mut session = Session::open(&args.target, Purpose::Read, "weir sql", terminal).await?;
+    crate::deps::send_before_query(&mut session, &args.target, &args.db, terminal).await;
     if args.db == weir_engine::spool::DATABASE {
         crate::track::drain_for(&mut session, &args.target, terminal).await;
     }

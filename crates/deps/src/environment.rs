@@ -2,20 +2,24 @@
 //!
 //! An environment is named by its interpreter, its folder, or a site-packages folder. The search for site-packages
 //! follows what `site.py` does for virtual environments (`pyvenv.cfg`, `include-system-site-packages`), for CPython
-//! prefixes and for Debian's `dist-packages`. Folders named by plain lines of `.pth` files are read too.
+//! prefixes and for Debian's `dist-packages`. Folders named by plain lines of `.pth` files are read too. What did not
+//! change since the last reading comes from the store (`environment/snapshot.rs`).
+
+mod snapshot;
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use weir_base::{FileSystem, Kind, OpenMode};
+use weir_base::{Clock, FileSystem, Kind, OpenMode};
 
 use crate::finding::{Code, Finding, Level};
 use crate::licence::{FileText, text};
 use crate::metadata::{self, HEADER_BYTES_MAX};
 use crate::name;
-use crate::package::{Package, PackageSet};
+use crate::package::{Lookups, Package, PackageSet};
 use crate::store::Store;
 use crate::{Error, Result, parallel};
+use snapshot::{Remembered, Snapshot, Stamp};
 
 /// Most licence files of one package that are read.
 const LICENSE_FILES_MAX: usize = 100;
@@ -156,23 +160,38 @@ fn add_pth_folders(fs: &dyn FileSystem, folders: &mut Vec<PathBuf>) {
 pub struct Reading<'a> {
     /// Disk.
     pub fs: &'a dyn FileSystem,
-    /// Remembers what licence texts state, by content hash.
+    /// Remembers what was read.
     pub store: &'a dyn Store,
+    /// Tells how old a file is.
+    pub clock: &'a dyn Clock,
 }
 
 /// Reads all packages that are installed for `path` (see [`site_folders`]).
 pub fn read(reading: Reading<'_>, path: &Path) -> Result<PackageSet> {
     let mut set = PackageSet { source: path.display().to_string(), ..PackageSet::default() };
     let mut infos: Vec<PathBuf> = Vec::new();
-    for folder in site_folders(reading.fs, path)? {
-        match reading.fs.list(&folder) {
+    let folders = site_folders(reading.fs, path)?;
+    for folder in &folders {
+        match reading.fs.list(folder) {
             Ok(entries) => infos.extend(entries.into_iter().filter(|entry| is_metadata_folder(entry))),
-            Err(error) => set.problems.push(unreadable(&folder, &error)),
+            Err(error) => set.problems.push(unreadable(folder, &error)),
         }
     }
-    for read in parallel::map(&infos, parallel::threads(), |info| read_package(reading, info)) {
-        match read {
-            Ok(package) => set.packages.push(package),
+    let (key, started) = (snapshot::key(&folders), reading.clock.now());
+    let before = Snapshot::load(reading.store, &key);
+    let found = parallel::map(&infos, parallel::threads(), |info| match before.current(reading.fs, info) {
+        Some(entry) => (true, Ok(entry)),
+        None => (false, Reader { fs: reading.fs, before: &before, info, stamps: Vec::new() }.package()),
+    });
+    let hits = found.iter().filter(|(known, _)| *known).count();
+    set.lookups = Lookups { hits, misses: found.len() - hits };
+    if hits != found.len() || hits != before.len() {
+        let entries: Vec<&Remembered> = found.iter().filter_map(|(_, entry)| entry.as_ref().ok()).collect();
+        Snapshot::save(reading.store, &key, &entries, started);
+    }
+    for (_, entry) in found {
+        match entry {
+            Ok(entry) => set.packages.push(entry.into_package()),
             Err(finding) => set.problems.push(finding),
         }
     }
@@ -185,22 +204,89 @@ fn unreadable(path: &Path, error: &io::Error) -> Finding {
         .at(path.display().to_string(), 0)
 }
 
-fn read_package(reading: Reading<'_>, info: &Path) -> Result<Package, Finding> {
-    let is_egg = info.extension().is_some_and(|extension| extension == "egg-info");
-    let path = if is_egg { info.join("PKG-INFO") } else { info.join("METADATA") };
-    let (path, bytes) = match read_headers(reading.fs, &path) {
-        Ok(bytes) => (path, bytes),
-        // A single-file egg-info, as distutils wrote it.
-        Err(_) if is_egg && reading.fs.metadata(info).is_ok_and(|found| !found.is_dir) => {
-            (info.to_owned(), read_headers(reading.fs, info).map_err(|error| unreadable(info, &error))?)
+/// Reads one package and takes the stamp of everything before it is read.
+struct Reader<'a> {
+    fs: &'a dyn FileSystem,
+    before: &'a Snapshot,
+    info: &'a Path,
+    stamps: Vec<Stamp>,
+}
+
+impl Reader<'_> {
+    fn package(mut self) -> Result<Remembered, Finding> {
+        let info = self.info;
+        let is_egg = info.extension().is_some_and(|extension| extension == "egg-info");
+        let name = if is_egg { "PKG-INFO" } else { "METADATA" };
+        self.stamp("");
+        self.stamp(name);
+        let path = info.join(name);
+        let (path, bytes) = match read_headers(self.fs, &path) {
+            Ok(bytes) => (path, bytes),
+            // A single-file egg-info, as distutils wrote it.
+            Err(_) if is_egg && self.fs.metadata(info).is_ok_and(|found| !found.is_dir) => {
+                (info.to_owned(), read_headers(self.fs, info).map_err(|error| unreadable(info, &error))?)
+            }
+            Err(error) => {
+                let message = format!("the package has no readable metadata: {error}");
+                return Err(Finding::new(Code::Malformed, Level::Deny, message).at(path.display().to_string(), 0));
+            }
+        };
+        let mut package = parsed(info, &path, &bytes)?;
+        let declared = package.metadata.as_ref().map(|metadata| metadata.license_files.clone()).unwrap_or_default();
+        package.texts = self.texts(&declared);
+        Ok(Remembered::new(info, self.stamps, package))
+    }
+
+    fn stamp(&mut self, path: &str) {
+        self.stamps.extend(Stamp::take(self.fs, self.info, path));
+    }
+
+    fn texts(&mut self, declared: &[String]) -> Vec<FileText> {
+        let mut files: Vec<PathBuf> = Vec::new();
+        for file in declared.iter().filter(|file| is_inside(file)) {
+            files.push(Path::new("licenses").join(file));
+            files.push(PathBuf::from(file));
         }
-        Err(error) => {
-            let message = format!("the package has no readable metadata: {error}");
-            return Err(Finding::new(Code::Malformed, Level::Deny, message).at(path.display().to_string(), 0));
+        let mut texts = self.files(&files);
+        if texts.is_empty() {
+            files = listed_texts(self.fs, self.info);
+            texts = self.files(&files);
         }
-    };
+        // A file that is added later shows in its folder.
+        let mut folders: Vec<String> = vec!["licenses".into(), "license_files".into()];
+        let above = |file: &PathBuf| file.ancestors().skip(1).map(|dir| dir.display().to_string()).collect::<Vec<_>>();
+        folders.extend(files.iter().flat_map(above).filter(|folder| !folder.is_empty()));
+        folders.sort_unstable();
+        folders.dedup();
+        folders.iter().for_each(|folder| self.stamp(folder));
+        texts
+    }
+
+    fn files(&mut self, files: &[PathBuf]) -> Vec<FileText> {
+        let mut texts: Vec<FileText> = Vec::new();
+        for file in files.iter().take(2 * LICENSE_FILES_MAX) {
+            if texts.len() >= LICENSE_FILES_MAX {
+                break;
+            }
+            let name = file.display().to_string();
+            let stamp = Stamp::take(self.fs, self.info, &name);
+            let Ok(bytes) = read_start(self.fs, &self.info.join(file), text::TEXT_BYTES_MAX) else { continue };
+            self.stamps.extend(stamp);
+            let hash = weir_base::checksum::hex(&weir_base::checksum::blake3(&bytes));
+            if texts.iter().any(|have| have.hash == hash) {
+                continue;
+            }
+            let known = self.before.text(&hash).cloned();
+            let licenses = known.unwrap_or_else(|| text::detect(&metadata::text_of(&bytes)));
+            texts.push(FileText { file: name, hash, licenses });
+        }
+        texts
+    }
+}
+
+fn parsed(info: &Path, path: &Path, bytes: &[u8]) -> Result<Package, Finding> {
     let shown = path.display().to_string();
-    let (metadata, problems) = metadata::parse(&bytes);
+    let (mut metadata, problems) = metadata::parse(bytes);
     let mut package = Package { file: shown.clone(), dist_info: Some(info.to_owned()), ..Package::default() };
     for problem in problems {
         package
@@ -220,8 +306,7 @@ fn read_package(reading: Reading<'_>, info: &Path) -> Result<Package, Finding> {
         .unwrap_or_default()
         .to_owned();
     package.pinned = true;
-    package.requires = metadata.requires.iter().filter_map(|line| required_name(line)).collect();
-    package.texts = read_texts(reading, info, &metadata.license_files);
+    package.requires = std::mem::take(&mut metadata.requires).iter().filter_map(|line| required_name(line)).collect();
     package.metadata = Some(metadata);
     Ok(package)
 }
@@ -278,43 +363,13 @@ fn read_headers(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-fn read_texts(reading: Reading<'_>, info: &Path, declared: &[String]) -> Vec<FileText> {
-    let mut files: Vec<PathBuf> = Vec::new();
-    for file in declared.iter().filter(|file| is_inside(file)) {
-        files.push(Path::new("licenses").join(file));
-        files.push(PathBuf::from(file));
-    }
-    let mut texts = read_files(reading, info, &files);
-    if texts.is_empty() {
-        texts = read_files(reading, info, &listed_texts(reading.fs, info));
-    }
-    texts
-}
-
-fn read_files(reading: Reading<'_>, info: &Path, files: &[PathBuf]) -> Vec<FileText> {
-    let mut texts: Vec<FileText> = Vec::new();
-    for file in files.iter().take(2 * LICENSE_FILES_MAX) {
-        if texts.len() >= LICENSE_FILES_MAX {
-            break;
-        }
-        let Ok(bytes) = read_start(reading.fs, &info.join(file), text::TEXT_BYTES_MAX) else { continue };
-        let hash = weir_base::checksum::hex(&weir_base::checksum::blake3(&bytes));
-        if texts.iter().any(|have| have.hash == hash) {
-            continue;
-        }
-        let licenses = detect_cached(reading.store, &hash, &bytes);
-        texts.push(FileText { file: file.display().to_string(), hash, licenses });
-    }
-    texts
-}
-
 /// What a text states, remembered by its content hash; never expires, as the rules' version is in the key.
 pub(crate) fn detect_cached(store: &dyn Store, hash: &str, bytes: &[u8]) -> text::TextLicenses {
     let key = format!("text/{}/{hash}", text::RULES_VERSION);
     if let Some(known) = store.get(&key).and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
         return known;
     }
-    let licenses = text::detect(&String::from_utf8_lossy(bytes));
+    let licenses = text::detect(&metadata::text_of(bytes));
     if let Ok(encoded) = serde_json::to_vec(&licenses) {
         store.put(&key, &encoded, None);
     }

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod advisory;
+pub mod alert;
 pub mod archive;
 pub mod check;
 pub mod environment;

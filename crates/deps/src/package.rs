@@ -21,6 +21,17 @@ pub enum Ecosystem {
     Npm,
 }
 
+impl Ecosystem {
+    /// The word used in files and output.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Ecosystem::Pypi => "pypi",
+            Ecosystem::Cargo => "cargo",
+            Ecosystem::Npm => "npm",
+        }
+    }
+}
+
 /// A file that the input lists for a package, as lock files do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Artifact {
@@ -71,6 +82,23 @@ pub struct Package {
     pub problems: Vec<Finding>,
 }
 
+/// Packages whose data was at hand, and those whose data had to be read or fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lookups {
+    /// The store had it, and it still holds.
+    pub hits: usize,
+    /// It had to be read or fetched, or could not be had.
+    pub misses: usize,
+}
+
+impl Lookups {
+    /// Hits by all lookups; `None` when nothing was looked up.
+    pub fn hit_ratio(&self) -> Option<f64> {
+        let all = self.hits + self.misses;
+        (all > 0).then(|| self.hits as f64 / all as f64)
+    }
+}
+
 /// What an input holds.
 #[derive(Debug, Clone, Default)]
 pub struct PackageSet {
@@ -82,6 +110,8 @@ pub struct PackageSet {
     pub source: String,
     /// Whether the input promises pins (a lock file does, an environment is what it is).
     pub is_lock: bool,
+    /// How often the store helped.
+    pub lookups: Lookups,
 }
 
 impl PackageSet {

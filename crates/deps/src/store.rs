@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use weir_base::Clock;
 
+/// The namespace of Weir's cache that is used.
+pub const NAMESPACE: &str = "deps";
+
 /// Bytes by key. Failures are misses; a store never fails its caller (C1).
 pub trait Store: Send + Sync {
     /// The bytes put under `key`, unless they have expired, were evicted or cannot be read.
@@ -120,38 +123,6 @@ impl<C: Clock> Store for MemoryStore<C> {
     }
 }
 
-/// Counts hits and misses of the store behind it.
-pub struct CountingStore<'a> {
-    inner: &'a dyn Store,
-    hits: std::sync::atomic::AtomicU64,
-    misses: std::sync::atomic::AtomicU64,
-}
-
-impl<'a> CountingStore<'a> {
-    /// Counts from zero.
-    pub fn new(inner: &'a dyn Store) -> Self {
-        Self { inner, hits: Default::default(), misses: Default::default() }
-    }
-
-    /// (hits, misses) so far.
-    pub fn counts(&self) -> (u64, u64) {
-        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
-        (load(&self.hits), load(&self.misses))
-    }
-}
-
-impl Store for CountingStore<'_> {
-    fn get(&self, key: &str) -> Option<Vec<u8>> {
-        let found = self.inner.get(key);
-        let counter = if found.is_some() { &self.hits } else { &self.misses };
-        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        found
-    }
-    fn put(&self, key: &str, bytes: &[u8], life: Option<Duration>) {
-        self.inner.put(key, bytes, life);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,8 +136,5 @@ mod tests {
         assert_eq!(store.get("b"), None);
         store.put("big", &[0; 200], None);
         assert_eq!(store.get("big"), None);
-        let counted = CountingStore::new(&store);
-        assert!(counted.get("a").is_some() && counted.get("x").is_none());
-        assert_eq!(counted.counts(), (1, 1));
     }
 }

@@ -13,8 +13,14 @@ use weir_deps::index::{Fetch, fill};
 use weir_deps::marker::Target;
 use weir_deps::package::PackageSet;
 use weir_deps::policy::Policy;
-use weir_deps::store::{CacheStore, CountingStore, NoStore, Store};
+use weir_deps::store::{CacheStore, NAMESPACE, NoStore, Store};
 use weir_deps::{Error, environment, lock};
+
+use super::output::Timings;
+use super::pip::PipConfig;
+
+/// The Python Package Index, which pip asks when nothing is configured.
+const INDEX_DEFAULT: &str = "https://pypi.org/simple/";
 
 /// Flags that name the input and where its metadata comes from.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,7 +49,7 @@ pub(crate) struct InputArgs {
     /// Use what the cache has and no network; what it lacks is a finding.
     #[arg(long)]
     offline: bool,
-    /// Package index (its simple pages), such as <https://index.example/simple/>.
+    /// Package index (its simple pages) [default: the lock file's, else pip's].
     #[arg(long, value_name = "URL", env = "PIP_INDEX_URL", hide_env_values = true)]
     index: Option<String>,
     /// Requests per second at most; at least 10.
@@ -58,6 +64,13 @@ pub(crate) struct InputArgs {
     /// Ask the index for the newest versions too, for the policy's rule about packages that are behind.
     #[arg(long)]
     newest: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+/// Flags that say which cache.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct CacheArgs {
     /// Folder of the cache [default: cache in the data folder].
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
@@ -67,6 +80,27 @@ pub(crate) struct InputArgs {
     /// A Redis to share the cache through.
     #[arg(long, value_name = "URL", env = "WEIR_REDIS", hide_env_values = true)]
     redis: Option<String>,
+}
+
+impl CacheArgs {
+    /// The folder of the cache.
+    pub(crate) fn dir(&self) -> anyhow::Result<PathBuf> {
+        match &self.cache_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(data_folder()?.join("cache")),
+        }
+    }
+
+    fn store(&self) -> anyhow::Result<Box<dyn Store>> {
+        if self.no_cache {
+            return Ok(Box::new(NoStore));
+        }
+        let mut options = CacheOptions::new(self.dir()?, NAMESPACE);
+        options.remote = self.redis.as_deref().map(RemoteOptions::new);
+        // A cache that cannot be opened costs time, never an answer.
+        Ok(Cache::open(options)
+            .map_or_else(|_| Box::new(NoStore) as Box<dyn Store>, |cache| Box::new(CacheStore::new(cache))))
+    }
 }
 
 impl InputArgs {
@@ -85,21 +119,6 @@ impl InputArgs {
             Some(python) => Ok(Target::new(python, &self.target_platform, &self.target_machine, &self.extra)?),
         }
     }
-
-    fn store(&self) -> anyhow::Result<Box<dyn Store>> {
-        if self.no_cache {
-            return Ok(Box::new(NoStore));
-        }
-        let dir = match &self.cache_dir {
-            Some(dir) => dir.clone(),
-            None => data_folder()?.join("cache"),
-        };
-        let mut options = CacheOptions::new(dir, "deps");
-        options.remote = self.redis.as_deref().map(RemoteOptions::new);
-        // A cache that cannot be opened costs time, never an answer.
-        Ok(Cache::open(options)
-            .map_or_else(|_| Box::new(NoStore) as Box<dyn Store>, |cache| Box::new(CacheStore::new(cache))))
-    }
 }
 
 /// What was read.
@@ -109,34 +128,35 @@ pub(crate) struct Inputs {
     pub(crate) set: PackageSet,
     /// Newest versions, where they were asked for.
     pub(crate) newest: HashMap<String, Newest>,
-    /// Hits and misses of the cache.
-    pub(crate) store_counts: (u64, u64),
 }
 
 /// Reads the input; without a flag, the active virtual environment, `.venv`, or the interpreter on the search path.
-pub(crate) fn read(args: &InputArgs, policy: &Policy) -> anyhow::Result<Inputs> {
-    if args.lock.is_none() && !args.newest {
-        return read_environment(args);
-    }
-    let store = args.store()?;
-    let counting = CountingStore::new(store.as_ref());
+pub(crate) fn read(args: &InputArgs, policy: &Policy, timings: &mut Timings) -> anyhow::Result<Inputs> {
+    let store = args.cache.store()?;
+    timings.mark("cache");
     let mut set = match &args.lock {
         Some(path) => lock::read(&OsFileSystem, path, &args.target()?)?,
-        None => read_environment(args)?.set,
+        None => read_environment(args, store.as_ref())?,
     };
-    let newest = complete(args, policy, &counting, &mut set)?;
-    Ok(Inputs { set, newest, store_counts: counting.counts() })
+    timings.mark("read");
+    let mut newest = HashMap::new();
+    if args.lock.is_some() || args.newest {
+        newest = complete(args, policy, store.as_ref(), &mut set)?;
+        timings.mark("index");
+    }
+    // What was learnt is put here.
+    drop(store);
+    timings.mark("remember");
+    Ok(Inputs { set, newest })
 }
 
-fn read_environment(args: &InputArgs) -> anyhow::Result<Inputs> {
+fn read_environment(args: &InputArgs, store: &dyn Store) -> anyhow::Result<PackageSet> {
     let path = match (&args.python, &args.env) {
         (Some(path), _) | (None, Some(path)) => path.clone(),
         (None, None) => default_environment()?,
     };
-    // Reading a text anew takes less time than asking a cache for what it states.
-    let reading = environment::Reading { fs: &OsFileSystem, store: &NoStore };
-    let set = environment::read(reading, &path)?;
-    Ok(Inputs { set, newest: HashMap::new(), store_counts: (0, 0) })
+    let reading = environment::Reading { fs: &OsFileSystem, store, clock: &SystemClock::default() };
+    Ok(environment::read(reading, &path)?)
 }
 
 fn complete(
@@ -146,7 +166,9 @@ fn complete(
     set: &mut PackageSet,
 ) -> anyhow::Result<HashMap<String, Newest>> {
     let (clock, random) = (SystemClock::default(), OsRandom);
-    let authorities = args.cert.as_ref().map(|path| read_file(path, 16 << 20)).transpose()?;
+    let pip = if args.offline { PipConfig::default() } else { PipConfig::read() };
+    let cert = args.cert.as_ref().or(pip.cert.as_ref());
+    let authorities = cert.map(|path| read_file(path, 16 << 20)).transpose()?;
     let options = HttpOptions {
         requests_per_second: args.rate,
         deadline: Duration::from_secs(args.deadline_seconds),
@@ -154,12 +176,12 @@ fn complete(
         ..HttpOptions::default()
     };
     let http = if args.offline { None } else { Some(Http::new(options, &clock, &random)?) };
-    // Without a flag, the index that the lock file names.
+    // Without a flag, the index that the lock file names, else pip's.
     let listed =
         || set.packages.iter().find_map(|package| package.origin.clone()).filter(|url| url.contains("/simple"));
-    let index = args.index.clone().or_else(listed);
+    let index = args.index.clone().or_else(listed).or(pip.index).unwrap_or_else(|| INDEX_DEFAULT.into());
     let fetch = Fetch {
-        index: index.as_deref(),
+        index: (!args.offline).then_some(index.as_str()),
         http: http.as_ref(),
         store,
         missing: policy.levels.missing,

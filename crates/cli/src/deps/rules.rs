@@ -3,14 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use weir_base::OsFileSystem;
 use weir_deps::check::Report;
 use weir_deps::finding::{Code, Finding, Level};
+use weir_deps::licence::newer;
 use weir_deps::policy::{DEFAULT_TOML, POLICY_BYTES_MAX, Policy};
 use weir_deps::report::diff;
 
 use super::input;
 use crate::exit::Exit;
 use crate::terminal::Terminal;
+
+/// Largest file of licence data, bytes.
+const LICENCES_BYTES_MAX: u64 = 64 << 20;
 
 /// Flags for the rules.
 #[derive(Debug, clap::Args)]
@@ -28,6 +33,32 @@ impl RuleArgs {
     pub(crate) fn advisories(&self) -> Option<PathBuf> {
         self.advisories.clone().or_else(|| advisories_file().ok().filter(|path| path.exists()))
     }
+}
+
+/// Makes the licence data count that `weir deps update` brought, if it did.
+pub(crate) fn install_newer_licences(terminal: &Terminal) {
+    let Some(file) = licences_file().ok().filter(|path| path.exists()) else { return };
+    if let Err(error) = newer::install(&OsFileSystem, &file) {
+        terminal.warn(format!(
+            "the licence data that was brought later cannot be used: {}",
+            weir_base::error::chain(&error)
+        ));
+    }
+}
+
+/// Whether a file is licence data and not an export of advisories.
+pub(crate) fn is_licence_data(path: &Path) -> bool {
+    if path.is_dir() || path.extension().is_some_and(|extension| extension != "json") {
+        return false;
+    }
+    let document =
+        input::read_file(path, LICENCES_BYTES_MAX).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    document.is_some_and(|document| newer::is_licence_data(&document))
+}
+
+/// Where licence data is that is newer than this binary.
+pub(crate) fn licences_file() -> anyhow::Result<PathBuf> {
+    Ok(input::data_folder()?.join("deps").join("licences"))
 }
 
 /// Where the index of advisories is by default.

@@ -22,6 +22,7 @@ const HELP: &str = "Statements end with a semicolon and may take several lines. 
 /// Runs the prompt until the end of its input.
 pub(super) async fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
     let mut session = Session::open(&args.target, Purpose::Read, "weir sql", terminal).await?;
+    crate::deps::send_before_query(&mut session, &args.target, &args.db, terminal).await;
     terminal.say(format!("weir {} on {}; \\? for help", weir_server::VERSION, session.peer()));
     let mut prompt = Prompt { database: args.db.clone(), format: args.format, held: String::new() };
     let outcome = prompt.talk(&mut session, terminal).await;

@@ -1,4 +1,4 @@
-//! Known vulnerabilities, offline: an export in the OSV format (zip or folder), compiled once to an index file.
+//! Known vulnerabilities, offline: an export in the OSV format (zip or folder, JSON or YAML), compiled once to an index file.
 //!
 //! The index (`docs/formats/deps-advisories.md`) has a table of package names, so that a check reads only the records of
 //! its packages. Records about the same flaw (aliases) are one finding. An advisory past its deadline is denied whatever
@@ -55,12 +55,13 @@ pub struct Compiled {
     pub broken: Vec<String>,
 }
 
-/// Compiles an export (a zip file or a folder of JSON files) to the index at `to`.
+/// Compiles an export (a zip file or a folder of JSON or YAML files) to the index at `to`.
 pub fn compile(fs: &dyn FileSystem, from: &Path, to: &Path, now: Timestamp) -> Result<Compiled> {
     let mut by_name: BTreeMap<String, Vec<Record>> = BTreeMap::new();
     let (mut broken, mut records) = (Vec::new(), 0usize);
     for_each_document(fs, from, &mut |file, bytes| {
-        match bytes.and_then(|bytes| record::parse(&bytes).map_err(Error::invalid)) {
+        let parse = |bytes: Vec<u8>| if is_yaml(&file) { record::parse_yaml(&bytes) } else { record::parse(&bytes) };
+        match bytes.and_then(|bytes| parse(bytes).map_err(Error::invalid)) {
             Ok(found) => {
                 for (name, record) in found {
                     records += 1;
@@ -106,6 +107,15 @@ pub fn compile(fs: &dyn FileSystem, from: &Path, to: &Path, now: Timestamp) -> R
     Ok(Compiled { records, packages: by_name.len(), broken })
 }
 
+/// OSV exports are JSON, the advisory database of the PyPA is YAML.
+fn is_record(name: &str) -> bool {
+    name.ends_with(".json") || is_yaml(name)
+}
+
+fn is_yaml(name: &str) -> bool {
+    name.ends_with(".yaml") || name.ends_with(".yml")
+}
+
 type Visit<'a> = &'a mut dyn FnMut(String, Result<Vec<u8>>) -> Result<()>;
 
 fn for_each_document(fs: &dyn FileSystem, from: &Path, visit: Visit<'_>) -> Result<()> {
@@ -116,7 +126,7 @@ fn for_each_document(fs: &dyn FileSystem, from: &Path, visit: Visit<'_>) -> Resu
     let file =
         fs.open(from, OpenMode::Read).map_err(|error| Error::io(format!("cannot read {}", from.display()), error))?;
     for entry in archive::entries(&file)? {
-        if entry.name.ends_with(".json") {
+        if is_record(&entry.name) {
             visit(entry.name.clone(), archive::read(&file, &entry, RECORD_BYTES_MAX))?;
         }
     }
@@ -130,7 +140,7 @@ fn for_each_file(fs: &dyn FileSystem, dir: &Path, depth: usize, visit: Visit<'_>
         let Ok(found) = fs.metadata(&path) else { continue };
         if found.is_dir && depth < 8 {
             for_each_file(fs, &path, depth + 1, visit)?;
-        } else if path.extension().is_some_and(|extension| extension == "json") {
+        } else if is_record(&path.to_string_lossy()) {
             let bytes = if found.len > RECORD_BYTES_MAX {
                 Err(Error::new(Kind::Limit, "the record is larger than 8 MiB"))
             } else {

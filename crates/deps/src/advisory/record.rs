@@ -42,9 +42,23 @@ pub struct Record {
 
 /// Reads an OSV document: (package name, record) for each affected Python package. Withdrawn records give none.
 pub fn parse(bytes: &[u8]) -> Result<Vec<(String, Record)>, String> {
-    let document: Value = serde_json::from_slice(bytes).map_err(|error| format!("not JSON: {error}"))?;
+    of_document(&serde_json::from_slice(bytes).map_err(|error| format!("not JSON: {error}"))?)
+}
+
+/// Reads the same document written as YAML, as the PyPA keeps it.
+pub fn parse_yaml(bytes: &[u8]) -> Result<Vec<(String, Record)>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
+    // The reader bounds depth, nodes and the expansion of aliases by itself.
+    let document: Value = serde_yaml_ng::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        format!("not YAML: {}", message.lines().next().unwrap_or_default())
+    })?;
+    of_document(&document)
+}
+
+fn of_document(document: &Value) -> Result<Vec<(String, Record)>, String> {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let id = text(&document, "id");
+    let id = text(document, "id");
     if id.is_empty() || id.len() > 128 {
         return Err("no id".into());
     }
@@ -55,7 +69,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<(String, Record)>, String> {
     let strings =
         |values: Vec<Value>| values.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect::<Vec<_>>();
     let mut found = Vec::new();
-    for affected in list(&document, "affected").iter().take(1000) {
+    for affected in list(document, "affected").iter().take(1000) {
         let package = affected.get("package").unwrap_or(&Value::Null);
         if !text(package, "ecosystem").eq_ignore_ascii_case("pypi") {
             continue;
@@ -67,10 +81,10 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<(String, Record)>, String> {
                 ranges.push(list(&range, "events").iter().filter_map(event).collect());
             }
         }
-        let published = text(&document, "published").get(..10).unwrap_or("1970-01-01").to_owned();
-        let summary: String = first_line(&text(&document, "summary"), &text(&document, "details"));
-        let severity = severity(&document, affected);
-        let (aliases, versions) = (strings(list(&document, "aliases")), strings(list(affected, "versions")));
+        let published = text(document, "published").get(..10).unwrap_or("1970-01-01").to_owned();
+        let summary: String = first_line(&text(document, "summary"), &text(document, "details"));
+        let severity = severity(document, affected);
+        let (aliases, versions) = (strings(list(document, "aliases")), strings(list(affected, "versions")));
         found.push((name, Record { id: id.clone(), aliases, summary, severity, published, ranges, versions }));
     }
     Ok(found)
@@ -190,6 +204,21 @@ mod tests {
         }
         assert_eq!(record.fixed_after("1.0").as_deref(), Some("1.5"));
         assert_eq!(record.fixed_after("2.1"), None);
+    }
+
+    #[test]
+    fn yaml_is_the_same_document() {
+        let yaml = "id: GHSA-x\naliases:\n- CVE-1\nsummary: bad\npublished: '2024-05-20T10:00:00Z'\nseverity:\n- type: CVSS_V3\n  \
+            score: CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H\naffected:\n- package: {ecosystem: PyPI, name: Some_Pkg}\n  ranges:\n  \
+            - type: ECOSYSTEM\n    events:\n    - introduced: '0'\n    - fixed: '1.5'\n    - introduced: '2.0'\n    \
+            - last_affected: '2.3'\n  versions: ['9.9']\n";
+        assert_eq!(parse_yaml(yaml.as_bytes()).unwrap(), parse(SAMPLE.as_bytes()).unwrap());
+        let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
+            d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n\
+            g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nh: &h [*g,*g,*g,*g,*g,*g,*g,*g,*g]\nid: x\n";
+        for text in ["a: [", "- x", "\u{1}", bomb] {
+            assert!(parse_yaml(text.as_bytes()).is_err(), "{text}");
+        }
     }
 
     #[test]

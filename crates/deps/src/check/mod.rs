@@ -12,7 +12,7 @@ use weir_base::Timestamp;
 use crate::advisory::Advisories;
 use crate::finding::{Finding, Level};
 use crate::licence::{Evidence, Rung};
-use crate::package::{Ecosystem, PackageSet};
+use crate::package::{Ecosystem, Lookups, PackageSet};
 use crate::parallel;
 use crate::policy::{Class, Policy};
 
@@ -95,6 +95,9 @@ pub struct Summary {
 pub struct Report {
     /// What was checked.
     pub source: String,
+    /// The name under which the run is recorded; empty when it is not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub project: String,
     /// Profile of the policy.
     pub profile: String,
     /// When, nanoseconds UTC.
@@ -105,6 +108,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Counts.
     pub summary: Summary,
+    /// How often the cache helped.
+    #[serde(default)]
+    pub cache: Lookups,
 }
 
 impl Report {
@@ -191,11 +197,13 @@ pub fn check(set: PackageSet, context: Context<'_>) -> Report {
     }
     let mut report = Report {
         source: set.source,
+        project: String::new(),
         profile: context.policy.profile.clone(),
         time: context.now,
         packages,
         findings,
         summary: Summary::default(),
+        cache: set.lookups,
     };
     report.recount();
     report

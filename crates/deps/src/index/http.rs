@@ -118,6 +118,22 @@ impl<'a> Http<'a> {
 
     /// GET with up to `bytes_max` of body. 404 and the like are answers; 429, 5xx and broken connections are tried again.
     pub fn get(&self, url: &str, headers: &[(&str, &str)], bytes_max: u64) -> Result<Answer> {
+        self.until_answered(url, || {
+            let mut request = self.agent.get(url);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            self.once(url, request.call(), bytes_max)
+        })
+    }
+
+    /// POST of a JSON document; the status. As patient as [`Http::get`], so it may be delivered more than once.
+    pub fn post(&self, url: &str, document: &str) -> Result<u16> {
+        let send = || self.agent.post(url).header("content-type", "application/json").send(document);
+        self.until_answered(url, || self.once(url, send(), 1 << 20)).map(|answer| answer.status)
+    }
+
+    fn until_answered(&self, url: &str, once: impl Fn() -> Result<Answer, Failure>) -> Result<Answer> {
         let mut tries = 0;
         loop {
             if !self.breaker.allows(self.clock) {
@@ -125,7 +141,7 @@ impl<'a> Http<'a> {
                 return Err(Error::new(Kind::Unavailable, why));
             }
             self.wait_for_turn()?;
-            let failure = match self.once(url, headers, bytes_max) {
+            let failure = match once() {
                 Ok(answer) => {
                     self.breaker.succeeded();
                     self.speed_up();
@@ -145,13 +161,15 @@ impl<'a> Http<'a> {
         }
     }
 
-    fn once(&self, url: &str, headers: &[(&str, &str)], bytes_max: u64) -> Result<Answer, Failure> {
-        let mut request = self.agent.get(url);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
+    /// The answer to one try; connections and bodies that break off, 429 and 5xx are failures.
+    fn once(
+        &self,
+        url: &str,
+        called: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        bytes_max: u64,
+    ) -> Result<Answer, Failure> {
         let shown = redact_url(url);
-        let mut response = request.call().map_err(|error| {
+        let mut response = called.map_err(|error| {
             self.breaker.failed(self.clock);
             let kind = Kind::Unavailable;
             // The error of the client may name the URL with its secrets: only its kind is kept.

@@ -77,17 +77,18 @@ pub fn fill(set: &mut PackageSet, fetch: &Fetch<'_>) -> HashMap<String, Newest> 
     let packages = &set.packages;
     let answers = parallel::map(&wanted, CONCURRENCY, |at| {
         let package = &packages[*at];
-        let mut lookup = Lookup { fetch, package, page: None };
+        let mut lookup = Lookup { fetch, package, page: None, asked: false };
         let known = package.metadata.is_none().then(|| lookup.known());
         if fetch.newest
             && let Some(found) = lookup.newest()
         {
             newest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(package.name.clone(), found);
         }
-        known
+        (!lookup.asked, known)
     });
-    for (at, known) in wanted.into_iter().zip(answers) {
+    for (at, (hit, known)) in wanted.into_iter().zip(answers) {
         let package = &mut set.packages[at];
+        *(if hit { &mut set.lookups.hits } else { &mut set.lookups.misses }) += 1;
         match known {
             Some(Ok(known)) => adopt(package, known, fetch.missing),
             Some(Err(error)) => missing(package, &weir_base::error::chain(&error), fetch.missing),
@@ -124,6 +125,8 @@ struct Lookup<'a> {
     fetch: &'a Fetch<'a>,
     package: &'a Package,
     page: Option<Result<Vec<RemoteFile>>>,
+    /// The store did not have all that was wanted.
+    asked: bool,
 }
 
 impl Lookup<'_> {
@@ -148,12 +151,14 @@ impl Lookup<'_> {
 
     fn known(&mut self) -> Result<Known> {
         if self.package.version.is_empty() {
+            self.asked = true;
             return Err(Error::new(Kind::NotFound, "no version is pinned, so there is none to look up"));
         }
         let (key, life) = self.key();
         if let Some(known) = self.fetch.store.get(&key).and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
             return Ok(known);
         }
+        self.asked = true;
         if self.fetch.http.is_none() {
             return Err(Error::new(Kind::NotFound, "it is not at hand, and the check is offline"));
         }
@@ -337,6 +342,7 @@ impl Lookup<'_> {
         if let Some(known) = self.fetch.store.get(&key).and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
             return Some(known);
         }
+        self.asked = true;
         self.fetch.http?;
         let (name, version) = (self.package.name.clone(), self.package.version.clone());
         let found = files::newest(self.page().ok()?, &name, &version)?;

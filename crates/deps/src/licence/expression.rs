@@ -163,7 +163,10 @@ fn license_id(token: &str) -> Option<(String, Option<String>)> {
         return Some((token.to_owned(), None));
     }
     let (base, plus) = token.strip_suffix('+').map_or((token, false), |base| (base, true));
-    let found = find_license(base)?;
+    let Some(found) = find_license(base) else {
+        let name = super::newer::license(base)?;
+        return Some((if plus { format!("{name}+") } else { name.to_owned() }, None));
+    };
     let name = found.name;
     if found.is_deprecated()
         && let Some(new) = successor(name, plus)
@@ -205,7 +208,9 @@ fn exception_id(name: &str) -> Option<String> {
     spdx::identifiers::EXCEPTIONS
         .iter()
         .find(|known| known.name.eq_ignore_ascii_case(name))
-        .map(|known| known.name.to_owned())
+        .map(|known| known.name)
+        .or_else(|| super::newer::exception(name))
+        .map(str::to_owned)
 }
 
 /// What SPDX says to use instead of a deprecated identifier.

@@ -7,6 +7,7 @@
 
 pub mod expression;
 pub mod names;
+pub mod newer;
 pub mod text;
 
 use std::collections::BTreeSet;
@@ -68,7 +69,7 @@ pub struct Evidence {
 }
 
 /// One licence file and what it states.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FileText {
     /// Path relative to the package's metadata folder.
     pub file: String,

@@ -246,7 +246,7 @@ pub fn alias(name: &str) -> Option<&'static Named> {
         return None;
     }
     let key = key(name);
-    ALIASES.iter().find(|(alias, _)| *alias == key).map(|(_, named)| named)
+    ALIASES.iter().find(|(alias, _)| *alias == key).map(|(_, named)| named).or_else(|| super::newer::alias(&key))
 }
 
 /// What a classifier says; `None` for one that names no licence (such as the bare "OSI Approved").

@@ -9,8 +9,10 @@
 //! reading its file; comparing with all 700 official texts, as detection in the crate `spdx` does, would not fit a check's time.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Mutex, OnceLock};
 
+use aho_corasick::AhoCorasick;
 use serde::{Deserialize, Serialize};
 
 /// Largest part of a licence file that is read, bytes.
@@ -186,11 +188,13 @@ pub fn is_license_file(name: &str) -> bool {
 pub fn detect(raw: &str) -> TextLicenses {
     let raw = cut(raw, TEXT_BYTES_MAX);
     let words = normalize(raw);
+    let phrases = Phrases::get();
+    let occurs = phrases.in_words(&words);
     let mut found: Vec<(String, f32)> = Vec::new();
     let mut trigrams = None;
-    for rule in RULES {
-        if !rule.all.iter().all(|phrase| contains(&words, phrase))
-            || rule.none.iter().any(|phrase| contains(&words, phrase))
+    for (rule, (all, none)) in RULES.iter().zip(&phrases.of_rules) {
+        if !all.iter().all(|phrase| occurs[*phrase])
+            || none.iter().any(|phrase| occurs[*phrase])
             || found.iter().any(|(id, _)| id == rule.id)
         {
             continue;
@@ -232,37 +236,97 @@ fn cut(text: &str, max: usize) -> &str {
 
 /// Lower-case ASCII words separated by single spaces; all else is a separator. Starts and ends with a space.
 pub fn normalize(text: &str) -> String {
-    let mut words = String::with_capacity(text.len() + 2);
-    words.push(' ');
-    let mut open = false;
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() {
-            words.push(char::from(byte.to_ascii_lowercase()));
-            open = true;
-        } else if open {
-            words.push(' ');
-            open = false;
+    /// The byte that stands for each byte: itself in lower case, or a space.
+    const FOLDED: [u8; 256] = {
+        let mut folded = [b' '; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            if (byte as u8).is_ascii_alphanumeric() {
+                folded[byte] = (byte as u8).to_ascii_lowercase();
+            }
+            byte += 1;
         }
+        folded
+    };
+    let mut words = Vec::with_capacity(text.len() + 2);
+    words.push(b' ');
+    let mut last = b' ';
+    for byte in text.bytes() {
+        let folded = FOLDED[usize::from(byte)];
+        if folded != b' ' || last != b' ' {
+            words.push(folded);
+        }
+        last = folded;
     }
-    if open {
-        words.push(' ');
+    if last != b' ' {
+        words.push(b' ');
     }
-    words
+    String::from_utf8(words).expect("only ASCII was pushed")
 }
 
-fn contains(words: &str, phrase: &str) -> bool {
-    memchr::memmem::find(words.as_bytes(), phrase.as_bytes()).is_some()
+/// All phrases of all rules in one automaton, so that a text is gone through once.
+struct Phrases {
+    automaton: AhoCorasick,
+    count: usize,
+    /// For each rule, the numbers of the phrases that must and that may not occur.
+    of_rules: Vec<(Vec<usize>, Vec<usize>)>,
 }
 
-fn trigrams_of(words: &str) -> HashSet<u64> {
-    let mut set = HashSet::with_capacity(words.len() / 6);
+impl Phrases {
+    fn get() -> &'static Self {
+        static PHRASES: OnceLock<Phrases> = OnceLock::new();
+        PHRASES.get_or_init(|| {
+            let mut all: Vec<&str> = Vec::new();
+            let mut number = |phrase: &&'static str| {
+                all.iter().position(|have| have == phrase).unwrap_or_else(|| {
+                    all.push(phrase);
+                    all.len() - 1
+                })
+            };
+            let mut numbers = |phrases: &[&'static str]| phrases.iter().map(&mut number).collect();
+            let of_rules = RULES.iter().map(|rule| (numbers(rule.all), numbers(rule.none))).collect();
+            let automaton = AhoCorasick::new(&all).expect("the phrases are few and short");
+            Self { automaton, count: all.len(), of_rules }
+        })
+    }
+
+    /// Which phrases occur.
+    fn in_words(&self, words: &str) -> Vec<bool> {
+        let mut occurs = vec![false; self.count];
+        self.automaton.find_overlapping_iter(words).for_each(|found| occurs[found.pattern().as_usize()] = true);
+        occurs
+    }
+}
+
+/// Trigrams are hashes already: hashing them again would take longer than all else.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("only numbers are hashed");
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+type Trigrams = HashSet<u64, BuildHasherDefault<AsItIs>>;
+
+fn trigrams_of(words: &str) -> Trigrams {
+    let mut set = Trigrams::with_capacity_and_hasher(words.len() / 6, BuildHasherDefault::default());
     let (mut first, mut second) = (0u64, 0u64);
     for word in words.split_ascii_whitespace() {
         let hash = word
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         if second != 0 {
-            set.insert(first.rotate_left(21) ^ second.rotate_left(42) ^ hash);
+            let mixed = first.rotate_left(21) ^ second.rotate_left(42) ^ hash;
+            // A table takes its slot from the low bits and its tag from the high ones: both must vary.
+            set.insert(mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         }
         (first, second) = (second, hash);
     }
@@ -270,14 +334,14 @@ fn trigrams_of(words: &str) -> HashSet<u64> {
 }
 
 /// The share of the official text that the file has.
-fn contained(id: &str, file: &HashSet<u64>) -> f32 {
-    type Texts = Mutex<HashMap<String, std::sync::Arc<HashSet<u64>>>>;
+fn contained(id: &str, file: &Trigrams) -> f32 {
+    type Texts = Mutex<HashMap<String, std::sync::Arc<Trigrams>>>;
     static TEXTS: OnceLock<Texts> = OnceLock::new();
     let texts = TEXTS.get_or_init(Default::default);
     let known = texts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(id).cloned();
     let official = known.unwrap_or_else(|| {
         let made =
-            std::sync::Arc::new(spdx::license_id(id).map_or_else(HashSet::new, |id| official_trigrams(id.text())));
+            std::sync::Arc::new(spdx::license_id(id).map_or_else(Trigrams::default, |id| official_trigrams(id.text())));
         texts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id.to_owned(), made.clone());
         made
     });
@@ -289,7 +353,7 @@ fn contained(id: &str, file: &HashSet<u64>) -> f32 {
 }
 
 /// Without copyright lines and the appendix on how to apply the licence, which people leave out.
-fn official_trigrams(text: &str) -> HashSet<u64> {
+fn official_trigrams(text: &str) -> Trigrams {
     let end = ["END OF TERMS AND CONDITIONS", "How to Apply These Terms", "APPENDIX: How to apply"]
         .iter()
         .filter_map(|mark| text.find(mark))

@@ -34,7 +34,13 @@ fn package(name: &str, version: &str, license: Option<&str>, requires: &[&str]) 
 fn report_of(packages: Vec<Package>) -> Report {
     let nasty = "a <script>alert(1)</script> | `x` ]]> \u{1} & \"quote\"\nsecond line";
     let problem = Finding::new(Code::Malformed, Level::Warn, nasty).at("uv.lock", 2);
-    let mut set = PackageSet { packages, problems: vec![problem], source: "a & b".into(), is_lock: true };
+    let mut set = PackageSet {
+        packages,
+        problems: vec![problem],
+        source: "a & b".into(),
+        is_lock: true,
+        ..PackageSet::default()
+    };
     set.sort();
     let policy = Policy::default();
     check(set, Context { policy: &policy, now: 1_800_000_000_000_000_000, advisories: None, newest: None })
@@ -169,19 +175,46 @@ fn differences_name_changed_licences() {
 
 #[test]
 fn runs_are_recorded_found_again_and_bounded() {
+    use weir_deps::history;
     let dir = tempfile::tempdir().unwrap();
     let runs = dir.path().join("runs");
     let mut report = report();
-    assert!(weir_deps::history::last(&OsFileSystem, &runs, "a & b", i64::MAX).unwrap().is_none());
-    for time in 1..=(weir_deps::history::RUNS_MAX as i64 + 3) {
+    report.project = "a & b".into();
+    assert!(history::last(&OsFileSystem, &runs, "a & b", i64::MAX).unwrap().is_none());
+    report.packages.truncate(1);
+    for time in 1..=(history::RUNS_MAX as i64 + 3) {
         report.time = time;
-        report.packages.truncate(1);
-        weir_deps::history::record(&OsFileSystem, &runs, &report).unwrap();
+        report.project = if time % 2 == 0 { "another".into() } else { "a & b".into() };
+        history::record(&OsFileSystem, &runs, &report).unwrap();
     }
-    assert_eq!(weir_deps::history::list(&OsFileSystem, &runs).unwrap().len(), weir_deps::history::RUNS_MAX);
-    let last = weir_deps::history::last(&OsFileSystem, &runs, "a & b", 400).unwrap().unwrap();
+    assert_eq!(history::list(&OsFileSystem, &runs).unwrap().len(), history::RUNS_MAX);
+    let last = history::last(&OsFileSystem, &runs, "a & b", 401).unwrap().unwrap();
     assert_eq!(last.time, 399);
+    let unsent = history::unsent(&OsFileSystem, &runs).unwrap();
+    assert_eq!(unsent.len(), history::RUNS_MAX);
+    history::mark_sent(&OsFileSystem, &unsent[0]).unwrap();
+    history::mark_sent(&OsFileSystem, &unsent[0]).unwrap();
+    assert_eq!(history::unsent(&OsFileSystem, &runs).unwrap(), unsent[1..]);
+    assert_eq!(history::list(&OsFileSystem, &runs).unwrap().len(), history::RUNS_MAX);
+    // A damaged run is passed over.
+    let newest = history::list(&OsFileSystem, &runs).unwrap().pop().unwrap();
+    let bytes = OsFileSystem.read(&newest).unwrap();
+    OsFileSystem.replace(&newest, &bytes[..bytes.len() / 2]).unwrap();
+    assert_eq!(history::last(&OsFileSystem, &runs, "a & b", i64::MAX).unwrap().unwrap().time, 501);
+}
+
+#[test]
+fn a_run_is_rows_with_every_finding() {
+    let mut report = report();
+    report.project = "a & b".into();
     let lines = weir_deps::history::lines(&report);
     assert!(lines.starts_with("deps_runs,source=a\\ &\\ b,profile=strict packages=5i"), "{lines}");
-    assert_eq!(lines.lines().count(), 2);
+    let findings = report.all_findings().count();
+    let clean = report.packages.iter().filter(|package| package.findings.is_empty()).count();
+    assert_eq!(lines.lines().count(), 1 + findings + clean);
+    let keys: std::collections::BTreeSet<&str> =
+        lines.lines().filter_map(|line| line.split(" level=").next()).collect();
+    assert_eq!(keys.len(), lines.lines().count(), "no row replaces another");
+    let unknown = lines.lines().find(|line| line.contains("package=none,")).unwrap();
+    assert!(!unknown.contains("license="), "M1: what is not known is absent: {unknown}");
 }
