@@ -129,7 +129,10 @@ impl Finding {
 pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
     let baseline = Side::parse(&args.baseline)?;
     let candidate = args.candidate.as_deref().map_or(Ok(Side::Newest), Side::parse)?;
-    anyhow::ensure!(!matches!(candidate, Side::Last(_)), "--candidate cannot be last-N; leave it out for the newest runs");
+    anyhow::ensure!(
+        !matches!(candidate, Side::Last(_)),
+        "--candidate cannot be last-N; leave it out for the newest runs"
+    );
     let wanted = |row: &Finished| args.name.as_ref().is_none_or(|name| *name == row.name);
     let history = history::read(&args.folder, wanted, terminal)?;
     let findings = judge(args, &history.finished, &baseline, &candidate);
@@ -155,8 +158,12 @@ fn judge(args: &Args, rows: &[Finished], baseline: &Side, candidate: &Side) -> V
         Side::Rows(rows) => Some(rows.as_slice()),
         _ => None,
     });
-    let names: BTreeSet<&str> =
-        rows.iter().chain(in_files.flatten()).map(|row| row.name.as_str()).filter(|name| args.name.as_deref().is_none_or(|wanted| wanted == *name)).collect();
+    let names: BTreeSet<&str> = rows
+        .iter()
+        .chain(in_files.flatten())
+        .map(|row| row.name.as_str())
+        .filter(|name| args.name.as_deref().is_none_or(|wanted| wanted == *name))
+        .collect();
     let thresholds: BTreeMap<&str, f64> = args.threshold_for.iter().map(|(name, value)| (&**name, *value)).collect();
     let mut findings = Vec::new();
     for name in names {
@@ -184,7 +191,10 @@ fn take<'a>(side: &'a Side, name: &str, own: &[&'a Finished], others: &[&Finishe
         Side::Rows(rows) => rows.iter().filter(|row| row.name == name).collect(),
         Side::Newest => {
             let Some(newest) = own.last() else { return Vec::new() };
-            own.iter().filter(|row| row.run == newest.run && (row.run.is_some() || row.id == newest.id)).copied().collect()
+            own.iter()
+                .filter(|row| row.run == newest.run && (row.run.is_some() || row.id == newest.id))
+                .copied()
+                .collect()
         }
         Side::Last(count) => {
             let first = others.iter().map(|row| row.end_ns).min().unwrap_or(i64::MAX);
@@ -217,7 +227,8 @@ fn pairs(baselines: &[&Finished], candidates: &[&Finished]) -> Option<(Vec<f64>,
         return None;
     }
     let (base, cand) = (by_round(baselines)?, by_round(candidates)?);
-    (base.len() == baselines.len() && base.keys().eq(cand.keys())).then(|| (base.into_values().collect(), cand.into_values().collect()))
+    (base.len() == baselines.len() && base.keys().eq(cand.keys()))
+        .then(|| (base.into_values().collect(), cand.into_values().collect()))
 }
 
 /// Durations of what worked; summed rows by their buckets.

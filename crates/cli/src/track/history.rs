@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use axum::body::Body;
 use hyper::Request;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use weir_base::{Clock, OsRandom, SystemClock};
 use weir_engine::spool::{self, Drain, Placed, Spool};
 use weir_journal::{Env, KeyMatch};
+use weir_server::Database;
 use weir_track::{Finished, Labels, Row, Started};
 
 use crate::client;
+use crate::config::Config;
 use crate::exit::Exit;
 use crate::folder::{Open, Target, data_folder};
 use crate::runtime;
@@ -167,7 +171,8 @@ fn of_stored(line: &str) -> Option<Finished> {
     let row: Value = serde_json::from_str(line).ok()?;
     let text = |name: &str| row[name].as_str().map(str::to_owned);
     let ns = |name: &str| row[name].as_f64().map(|ms| (ms * 1e6).round() as u64);
-    let end: jiff::Timestamp = row["time"].as_str().and_then(|time| format!("{}Z", time.trim_end_matches('Z')).parse().ok())?;
+    let end: jiff::Timestamp =
+        row["time"].as_str().and_then(|time| format!("{}Z", time.trim_end_matches('Z')).parse().ok())?;
     let labels: Labels = row
         .as_object()?
         .iter()
@@ -215,6 +220,23 @@ pub(crate) async fn drain_for(session: &mut Session, target: &Target, terminal: 
     let Ok(data) = data_folder(target.data.as_ref()) else { return };
     if let Err(error) = drain(session, &data).await {
         terminal.warn(format!("the newest operations are not in the database yet: {error:#}"));
+    }
+}
+
+/// Between two looks of a server at its folder's spool.
+const DRAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Copies what processes measure into the database of a server, until it stops.
+pub(crate) async fn drain_always(database: Arc<dyn Database>, config: Config, stop: CancellationToken) {
+    let mut session = Session::embedded(&config, database);
+    loop {
+        if let Err(error) = drain(&mut session, &config.engine.data).await {
+            tracing::warn!("the spool is not copied into the database: {error:#}");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(DRAIN_EVERY) => {}
+        }
     }
 }
 

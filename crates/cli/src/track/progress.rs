@@ -124,7 +124,11 @@ fn draw(all: &MultiProgress, bars: &mut Vec<ProgressBar>, seen: &Snapshot, pace:
         bar.set_length(seen.total.unwrap_or(seen.done));
         bar.set_position(seen.done);
         bar.set_prefix(seen.what.clone());
-        bar.set_message(if at == 0 { format!("{} {}", tail(seen, pace), seen.message) } else { seen.message.to_string() });
+        bar.set_message(if at == 0 {
+            format!("{} {}", tail(seen, pace), seen.message)
+        } else {
+            seen.message.to_string()
+        });
     }
 }
 

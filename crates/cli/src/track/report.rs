@@ -131,8 +131,21 @@ fn tell_open(history: &History, query: &Query, terminal: &Terminal) {
     }
 }
 
-const HEAD: [&str; 13] =
-    ["operation", "count", "failures", "min", "mean", "p50", "p95", "p99", "max", "ops/s", "items/s", "trend", "medians"];
+const HEAD: [&str; 13] = [
+    "operation",
+    "count",
+    "failures",
+    "min",
+    "mean",
+    "p50",
+    "p95",
+    "p99",
+    "max",
+    "ops/s",
+    "items/s",
+    "trend",
+    "medians",
+];
 
 fn title(group: &Group) -> String {
     let key: Vec<String> = group.key.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -182,7 +195,11 @@ fn spark(medians: &[Option<f64>]) -> String {
 
 fn csv(groups: &[&Group]) -> String {
     let quoted = |text: &str| {
-        if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+        if text.contains([',', '"', '\n', '\r']) {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        } else {
+            text.to_owned()
+        }
     };
     let mut out = String::new();
     for (at, group) in groups.iter().enumerate() {
