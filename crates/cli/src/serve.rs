@@ -87,10 +87,12 @@ pub(crate) async fn serve(config: &mut Config, logging: &Logging, terminal: &Ter
     announce(&server, config, terminal);
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.serve(stop.clone()));
+    let draining = tokio::spawn(crate::track::drain_always(Arc::clone(&database), config.clone(), stop.clone()));
     signals.next().await;
     tracing::info!("stopping: running requests finish, then everything is flushed; a second signal ends at once");
     stop.cancel();
     let ending = async {
+        let _ = draining.await;
         let stopped = serving.await.context("the server failed")?;
         if stopped.cut_off > 0 {
             tracing::warn!(connections = stopped.cut_off, "cut off at server.stop_timeout_s");

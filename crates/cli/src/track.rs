@@ -1,7 +1,10 @@
 //! `weir track`: how long operations take, whether they got slower, and what to change.
 
+mod advice;
+mod changes;
 mod check;
 mod history;
+mod import;
 mod progress;
 mod report;
 mod run;
@@ -35,11 +38,17 @@ enum Command {
     Report(report::Args),
     /// Say whether operations got slower; exit 1 when one did.
     Check(check::Args),
+    /// Say when operations became slower or faster, and by how much.
+    Changes(changes::Args),
+    /// Say what to change, with the evidence.
+    Recommend(advice::Args),
+    /// Take in what another tool measured.
+    Import(import::Args),
     /// Copy what was measured into database `weir`, for `weir sql`.
     Drain(history::Folder),
 }
 
-pub(crate) use history::drain_for;
+pub(crate) use history::{drain_always, drain_for};
 
 /// Runs `weir track`.
 pub(crate) fn run(args: Args, terminal: &Terminal) -> anyhow::Result<Exit> {
@@ -49,6 +58,9 @@ pub(crate) fn run(args: Args, terminal: &Terminal) -> anyhow::Result<Exit> {
         Command::Finish(args) => script::finish(&args, terminal),
         Command::Report(args) => report::run(&args, terminal),
         Command::Check(args) => check::run(&args, terminal),
+        Command::Changes(args) => changes::run(&args, terminal),
+        Command::Recommend(args) => advice::run(&args, terminal),
+        Command::Import(args) => import::run(&args, terminal),
         Command::Drain(args) => history::drain_now(&args, terminal),
     }
 }

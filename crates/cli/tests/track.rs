@@ -82,7 +82,8 @@ fn two_commands_in_turns_are_compared_and_failures_are_passed_on() {
     let told = json(&String::from_utf8(told.stdout).unwrap());
     assert_eq!(told["comparison"]["verdict"], "regression");
     assert_eq!(told["sides"][1]["wall_ms"].as_array().unwrap().len(), 7);
-    assert!(told["sides"][0]["peak_memory_bytes"][0].as_u64().unwrap() > 100_000);
+    // `sleep` takes less memory than the program that starts it: that cannot be told, and is not told (M1).
+    assert!(told["sides"][0]["peak_memory_bytes"][0].is_null(), "{told}");
     track(dir, 3, "run --name bad -- there-is-no-such-program");
 }
 
@@ -110,6 +111,45 @@ fn steps_of_a_script_begin_and_end_in_different_processes() {
     track(dir, 3, "finish nothing");
     let report = json(&track(dir, 0, "report --name deploy --label stage=prod --json"));
     assert_eq!((&report[0]["count"], &report[0]["items"]), (&1.into(), &5.into()));
+}
+
+#[test]
+fn what_others_measured_is_imported_once_and_searched_for_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut text = "timestamp,operation,duration_ms\n".to_owned();
+    for at in 0..120 {
+        let ms = if at < 70 { 100 } else { 130 } + at * 7 % 5;
+        text += &format!("2026-01-{:02}T{:02}:00:00Z,nightly,{ms}\n", 1 + at / 24, at % 24);
+    }
+    let file = dir.join("history.csv");
+    std::fs::write(&file, text).unwrap();
+    for _ in 0..2 {
+        track(dir, 0, &format!("import {}", file.display()));
+    }
+    assert_eq!(count(dir, "nightly"), 120);
+    let found = json(&track(dir, 0, "changes --name nightly --json"));
+    assert_eq!((&found[0]["time"], found.as_array().unwrap().len()), (&"2026-01-03 22:00:00".into(), 1), "{found}");
+    assert!((found[0]["ratio"].as_f64().unwrap() - 1.29).abs() < 0.02, "{found}");
+    assert!(track(dir, 0, "changes --format html").contains("class=\"mark\""));
+    let advice = track(dir, 0, "recommend --name nightly");
+    assert!(advice.contains("slower_than_before"), "{advice}");
+    std::fs::write(&file, "timestamp,operation,duration_ms\nyesterday,a,1\n").unwrap();
+    track(dir, 5, &format!("import {}", file.display()));
+    std::fs::write(&file, "nothing known").unwrap();
+    track(dir, 2, &format!("import {}", file.display()));
+}
+
+#[test]
+fn progress_is_told_as_json_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = weir(dir.path(), &["track", "run", "--runs", "3", "--progress", "json", "--", "true"]);
+    let text = String::from_utf8(told.stderr).unwrap();
+    let last = json(text.lines().rfind(|line| line.starts_with('{')).unwrap());
+    assert_eq!(
+        (&last["progress"], &last["done"], &last["total"], &last["ended"]),
+        (&"true".into(), &3.into(), &3.into(), &true.into())
+    );
 }
 
 #[test]

@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use axum::body::Body;
 use hyper::Request;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use weir_base::{Clock, OsRandom, SystemClock};
 use weir_engine::spool::{self, Drain, Placed, Spool};
 use weir_journal::{Env, KeyMatch};
+use weir_server::Database;
 use weir_track::{Finished, Labels, Row, Started};
 
 use crate::client;
+use crate::config::Config;
 use crate::exit::Exit;
 use crate::folder::{Open, Target, data_folder};
 use crate::runtime;
@@ -216,6 +220,23 @@ pub(crate) async fn drain_for(session: &mut Session, target: &Target, terminal: 
     let Ok(data) = data_folder(target.data.as_ref()) else { return };
     if let Err(error) = drain(session, &data).await {
         terminal.warn(format!("the newest operations are not in the database yet: {error:#}"));
+    }
+}
+
+/// Between two looks of a server at its folder's spool.
+const DRAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Copies what processes measure into the database of a server, until it stops.
+pub(crate) async fn drain_always(database: Arc<dyn Database>, config: Config, stop: CancellationToken) {
+    let mut session = Session::embedded(&config, database);
+    loop {
+        if let Err(error) = drain(&mut session, &config.engine.data).await {
+            tracing::warn!("the spool is not copied into the database: {error:#}");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(DRAIN_EVERY) => {}
+        }
     }
 }
 

@@ -77,7 +77,8 @@ struct Measured {
     wall_ms: f64,
     user_ms: f64,
     system_ms: f64,
-    peak_bytes: u64,
+    /// None when it is not above what this process itself had when it started the command.
+    peak_bytes: Option<u64>,
     code: i32,
 }
 
@@ -189,18 +190,28 @@ fn measure(words: &[String], quiet: bool, clock: &dyn Clock, shell_ms: f64) -> R
         wall_ms: (wall_ms - shell_ms).max(1e-6),
         user_ms: used.rusage.utime.as_secs_f64() * 1e3,
         system_ms: used.rusage.stime.as_secs_f64() * 1e3,
-        peak_bytes: used.rusage.maxrss,
+        // The kernel counts the moment before the program is loaded too, when the child is still a copy of this process:
+        // a peak below that tells about us and not about the command (M1).
+        peak_bytes: Some(used.rusage.maxrss).filter(|peak| *peak > own_peak_bytes().unwrap_or(0)),
         code,
     })
 }
 
+/// Most memory that this process had so far, in bytes.
+#[allow(clippy::disallowed_methods, reason = "a file of the kernel, not of the disk")]
+fn own_peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
 fn row_of(measured: &Measured, name: &str, side: &Side, end_ns: i64) -> Finished {
-    let measures = BTreeMap::from([
+    let mut measures = BTreeMap::from([
         ("user_ms".to_owned(), measured.user_ms),
         ("system_ms".to_owned(), measured.system_ms),
-        ("peak_memory_bytes".to_owned(), measured.peak_bytes as f64),
         ("exit_code".to_owned(), f64::from(measured.code)),
     ]);
+    measures.extend(measured.peak_bytes.map(|peak| ("peak_memory_bytes".to_owned(), peak as f64)));
     Finished {
         name: name.to_owned(),
         labels: side.labels.clone(),
@@ -249,7 +260,8 @@ fn side_line(name: &str, side: &Side) -> String {
     let (low, high) = wall.iter().fold((f64::MAX, 0f64), |(low, high), ms| (low.min(*ms), high.max(*ms)));
     let failed = side.runs.iter().filter(|run| run.code != 0).count();
     let (user, system) = (compare::median(&column(|run| run.user_ms)), compare::median(&column(|run| run.system_ms)));
-    let peak = side.runs.iter().map(|run| run.peak_bytes).max().unwrap_or(0);
+    let peak = side.runs.iter().filter_map(|run| run.peak_bytes).max();
+    let peak = peak.map_or(String::new(), |peak| format!(", peak {}", weir_base::ByteSize::new(peak)));
     let label = side.labels.get("side").map_or(String::new(), |side| format!(" ({side})"));
     let spread = if wall.len() > 1 {
         format!(" ± {} ({} to {}, {} runs)", millis(compare::spread(&wall)), millis(low), millis(high), wall.len())
@@ -258,11 +270,10 @@ fn side_line(name: &str, side: &Side) -> String {
     };
     let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
     format!(
-        "{name}{label}: {}{spread}, user {}, system {}, peak {}{failures}",
+        "{name}{label}: {}{spread}, user {}, system {}{peak}{failures}",
         millis(compare::median(&wall)),
         millis(user),
         millis(system),
-        weir_base::ByteSize::new(peak)
     )
 }
 
