@@ -249,7 +249,9 @@ fn reason(error: &ureq::Error) -> &'static str {
         ureq::Error::TooManyRedirects => "too many redirects",
         ureq::Error::BadUri(_) => "the address is not valid",
         // rustls reports what it refuses during the handshake as an input error of this kind.
-        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => "the certificate or TLS was refused",
+        ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            "the certificate or TLS was refused"
+        }
         ureq::Error::Io(_) => "the connection broke",
         _ => "the answer was not understood",
     }
