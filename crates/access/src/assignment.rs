@@ -81,7 +81,7 @@ impl Assignment {
 
     /// The entry that makes it there, or not.
     pub fn entry(&self, names: &Names, present: bool) -> Entry {
-        let mut entry = Entry::new(self.key(), None, present.then(|| Self::present()).flatten());
+        let mut entry = Entry::new(self.key(), None, present.then(Self::present).flatten());
         let labels = [
             ("account", Some(&self.account)),
             ("account_name", names.account.as_ref()),

@@ -76,7 +76,7 @@ enum Command {
     /// Keep bytes by key: memory, disk, Redis; bounded, shared by processes.
     Cache(cache::Args),
     /// Check the licences and policy of a dependency set.
-    Deps(deps::Args),
+    Deps(Box<deps::Args>),
     /// Change assignments of AWS IAM Identity Center, by a plan, with undo.
     Access(Box<access::Args>),
     /// List bulk operations, show, undo and resume them.
@@ -116,7 +116,7 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
             terminal::print(String::from_utf8_lossy(&script))
         }
         Command::Cache(args) => cache::run(args, terminal),
-        Command::Deps(args) => deps::run(args, terminal),
+        Command::Deps(args) => deps::run(*args, terminal),
         Command::Access(args) => access::run(*args, terminal),
         Command::Ops(args) => ops::run(*args, terminal),
         Command::Journal(args) => journal::run(args, terminal),

@@ -1,5 +1,7 @@
 //! The crate from the outside: real metadata, lock files, hostile inputs, a mock index, and reports read by others.
 
+#![allow(clippy::disallowed_methods, reason = "the tests change real environments on the disk")]
+
 mod environments;
 mod hostile;
 mod index;
