@@ -128,6 +128,57 @@ pub fn journal_tables(results: &JournalResults) -> String {
     table(&head, &rows) + "\n" + &table(&["a large journal, lz4", ""], &large)
 }
 
+/// A body parsed many times, by `bench parse`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Parse {
+    /// Of the lines.
+    pub shape: String,
+    /// Mean bytes of a line.
+    pub line_bytes: u64,
+    /// Of the best round: megabytes of text for each second of CPU time.
+    pub best_mb_per_s: f64,
+    /// Of the median round.
+    pub median_mb_per_s: f64,
+    /// Rows of the median round.
+    pub median_million_rows_per_s: f64,
+    /// Best round of the public parser for Rust over the same body.
+    pub rival_mb_per_s: Option<f64>,
+}
+
+/// The shapes of one command, as kept in a result file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Parses {
+    /// The command that made them.
+    pub command: String,
+    /// The machine.
+    pub machine: String,
+    /// One per shape.
+    pub parses: Vec<Parse>,
+}
+
+/// The shapes side by side.
+pub fn parses_table(results: &Parses) -> String {
+    let head =
+        ["shape", "bytes/line", "MB/s, median (best)", "M rows/s", "public parser MB/s, best", "ratio of the best"];
+    let rows: Vec<Vec<String>> = results
+        .parses
+        .iter()
+        .map(|parse| {
+            vec![
+                parse.shape.clone(),
+                parse.line_bytes.to_string(),
+                format!("{:.0} ({:.0})", parse.median_mb_per_s, parse.best_mb_per_s),
+                format!("{:.2}", parse.median_million_rows_per_s),
+                parse.rival_mb_per_s.map_or_else(|| "-".to_owned(), |rival| format!("{rival:.0}")),
+                parse
+                    .rival_mb_per_s
+                    .map_or_else(|| "-".to_owned(), |rival| format!("{:.1}", parse.best_mb_per_s / rival)),
+            ]
+        })
+        .collect();
+    table(&head, &rows)
+}
+
 /// The starts side by side.
 pub fn starts_table(results: &Starts) -> String {
     let head = ["what", "rows", "log MiB", "files MiB", "ready, median (max) ms", "first count and sum, median ms"];

@@ -1,6 +1,6 @@
 //! How fast line protocol becomes columns, on one core, and that the columns hold what the lines said.
 //!
-//! `cargo run --release -p weir-bench --bin parse -- [--data FOLDER] [--rival PROGRAM] [SHAPE...]` prints one line a shape:
+//! `cargo run --release -p weir-bench --bin parse -- [--data FOLDER] [--rival PROGRAM] [--json FILE] [SHAPE...]` prints one line a shape:
 //! megabytes and rows a second of CPU time, best and median of the rounds. Each round parses a whole body anew, with a new
 //! parser. The program of `bench/rivals/parse` is given the same bodies, and the ratio to its best round is printed.
 
@@ -13,6 +13,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use rustix::time::{ClockId, clock_gettime};
+use weir_bench::report::{self, Parse, Parses};
 use weir_engine::lp::{Options, Parsed, Parser, Schemas};
 use weir_engine::rows::Values;
 use weir_engine::schema::SchemaRef;
@@ -202,7 +203,7 @@ fn rival_bytes_per_second(program: &str, shape: &Shape) -> f64 {
     rate
 }
 
-fn measure(shape: &Shape, chunk: usize, rival: Option<&str>) {
+fn measure(shape: &Shape, chunk: usize, rival: Option<&str>) -> Parse {
     check(shape, &parse(&shape.body, chunk));
     let rounds = (1_500_000_000 / shape.body.len()).clamp(5, 1_000);
     let mut seconds: Vec<f64> = (0..rounds)
@@ -215,28 +216,32 @@ fn measure(shape: &Shape, chunk: usize, rival: Option<&str>) {
     seconds.sort_by(f64::total_cmp);
     let rate = |seconds: f64| (shape.body.len() as f64 / seconds / 1e6, shape.rows as f64 / seconds / 1e6);
     let (best, median) = (rate(seconds[0]), rate(seconds[rounds / 2]));
-    let rival = rival.map_or_else(String::new, |program| {
-        let theirs = rival_bytes_per_second(program, shape) / 1e6;
-        format!("  rival {theirs:5.0} MB/s, ratio {:.1}", best.0 / theirs)
+    let parse = Parse {
+        shape: shape.name.to_owned(),
+        line_bytes: (shape.body.len() / shape.rows) as u64,
+        best_mb_per_s: best.0,
+        median_mb_per_s: median.0,
+        median_million_rows_per_s: median.1,
+        rival_mb_per_s: rival.map(|program| rival_bytes_per_second(program, shape) / 1e6),
+    };
+    let rival = parse.rival_mb_per_s.map_or_else(String::new, |theirs| {
+        format!("  rival {theirs:5.0} MB/s, ratio {:.1}", parse.best_mb_per_s / theirs)
     });
     println!(
         "{:12} {:4} B/line  best {:6.0} MB/s {:6.2} M rows/s  median {:6.0} MB/s {:6.2} M rows/s{rival}",
-        shape.name,
-        shape.body.len() / shape.rows,
-        best.0,
-        best.1,
-        median.0,
-        median.1
+        parse.shape, parse.line_bytes, best.0, best.1, median.0, median.1
     );
+    parse
 }
 
 fn main() {
-    let (mut wanted, mut folder, mut rival) = (Vec::new(), "crates/cli/tests/data".to_owned(), None);
+    let (mut wanted, mut folder, mut rival, mut json) = (Vec::new(), "crates/cli/tests/data".to_owned(), None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--data" => folder = arguments.next().expect("--data takes a folder"),
             "--rival" => rival = Some(arguments.next().expect("--rival takes a program")),
+            "--json" => json = Some(arguments.next().expect("--json takes a file")),
             _ => wanted.push(argument),
         }
     }
@@ -250,9 +255,13 @@ fn main() {
         mixed(),
     ];
     shapes.extend(nab(&folder));
-    for shape in &shapes {
-        if wanted.is_empty() || wanted.iter().any(|name| name == shape.name) {
-            measure(shape, 256 << 10, rival.as_deref());
-        }
+    let parses = shapes
+        .iter()
+        .filter(|shape| wanted.is_empty() || wanted.iter().any(|name| name == shape.name))
+        .map(|shape| measure(shape, 256 << 10, rival.as_deref()))
+        .collect();
+    if let Some(path) = json {
+        let results = Parses { command: report::command("parse"), machine: report::machine(), parses };
+        std::fs::write(path, serde_json::to_string_pretty(&results).expect("figures are JSON")).expect("a result file");
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Parser;
 use weir_bench::deps::{self, DepsResults};
-use weir_bench::report::{self, JournalResults, Results, Starts};
+use weir_bench::report::{self, JournalResults, Parses, Results, Starts};
 
 /// Writes the tables of a page from result files.
 #[derive(Debug, Parser)]
@@ -37,6 +37,11 @@ fn main() -> anyhow::Result<()> {
             let section = section(&results.command, &results.machine, &table) + "\n```\n" + &syncs.concat() + "```\n";
             page = report::replace_section(&page, name, &section)?;
         }
+    }
+    if let Some(text) = read(&cli.results, "parse")? {
+        let results: Parses = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &report::parses_table(&results));
+        page = report::replace_section(&page, "parse", &section)?;
     }
     if let Some(text) = read(&cli.results, "recovery")? {
         let results: Starts = serde_json::from_str(&text)?;

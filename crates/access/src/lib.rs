@@ -1,7 +1,7 @@
 //! AWS IAM Identity Center as a target of operations; the only room that knows the AWS SDK.
 //!
 //! [`Client`] makes every call within its rate, deadline and class of failure; [`directory`] turns names into ids; [`Access`] is the
-//! [`weir_ops::Target`]; [`file`] reads wishes from CSV, JSON and YAML; [`awsideman`] reads what that tool recorded.
+//! [`weir_ops::Target`]; [`mod@file`] reads wishes from CSV, JSON and YAML; [`awsideman`] reads what that tool recorded.
 //! Nothing here journals: that is `weir_ops`.
 
 pub mod assignment;

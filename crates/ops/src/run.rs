@@ -1,7 +1,7 @@
 //! Making it happen: applying a plan, resuming what was interrupted, settling what is in flight.
 //!
-//! Walk: [`apply`] checks that the plan still holds, journals the beginning, and lets [`Runner`] go through the stages with bounded
-//! parallelism (each entry in [`crate::step`]); then a fresh read is compared with what was intended, and the operation is sealed.
+//! Walk: [`apply`] checks that the plan still holds, journals the beginning, and lets `Runner` go through the stages with bounded
+//! parallelism (each entry in `step`); then a fresh read is compared with what was intended, and the operation is sealed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

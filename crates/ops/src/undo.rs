@@ -1,6 +1,6 @@
 //! Planning an undo: exactly what the operations changed, newest first, as the world is now (R4).
 //!
-//! Walk: [`changes`] puts what the operations did into one net change per key; [`later`] finds operations that changed the same
+//! Walk: `changes` puts what the operations did into one net change per key; `later` finds operations that changed the same
 //! keys since; [`Plan::undo`] compares both with a fresh read and decides by the policy.
 
 use std::collections::{HashMap, HashSet};
