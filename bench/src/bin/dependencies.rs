@@ -8,6 +8,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "starts programs and lays out folders for them")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -188,27 +189,41 @@ impl Bench {
     }
 
     /// A requirement for each package that neither of the two rivals fails on: one dies of exceptions in expressions
-    /// (`WITH`), the other of names with a dot.
+    /// (`WITH`), also of what a package needs, the other of names with a dot.
     fn requirements(&self, site: &Path) -> anyhow::Result<PathBuf> {
-        let mut lines = Vec::new();
+        let (mut needs, mut failing) = (BTreeMap::new(), BTreeSet::new());
         for entry in std::fs::read_dir(site)? {
             let info = entry?.path();
-            let Some((name, _)) = info.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split_once('-'))
-            else {
-                continue;
-            };
             let is_info = info.extension().is_some_and(|extension| extension == "dist-info");
             let Some(text) = is_info.then(|| std::fs::read(info.join("METADATA")).ok()).flatten() else { continue };
             let text = String::from_utf8_lossy(&text);
-            let declared = text.lines().find_map(|line| line.strip_prefix("Name: ")).unwrap_or_default();
-            let with = text.lines().take(60).any(|line| line.starts_with("License") && line.contains(" WITH "));
-            if !with && !declared.contains('.') && !name.contains('.') {
-                lines.push(format!("{declared}\n"));
+            let head: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
+            let of = |field: &str| head.iter().filter_map(move |line| line.strip_prefix(field)).collect::<Vec<_>>();
+            let Some(name) = of("Name: ").first().map(|name| name.trim().to_owned()) else { continue };
+            let dotted = name.contains('.')
+                || info.file_stem().is_some_and(|stem| {
+                    stem.to_string_lossy().split('-').next().is_some_and(|name| name.contains('.'))
+                });
+            if dotted || head.iter().any(|line| line.starts_with("License") && line.contains(" WITH ")) {
+                failing.insert(normal(&name));
+            }
+            let unconditional = of("Requires-Dist: ").into_iter().filter(|need| !need.contains("extra"));
+            let end = |letter: char| !(letter.is_ascii_alphanumeric() || "-_.".contains(letter));
+            let needed: Vec<String> = unconditional.filter_map(|need| need.split(end).next().map(normal)).collect();
+            needs.insert(name, needed);
+        }
+        loop {
+            let before = failing.len();
+            let by_need = needs.iter().filter(|(_, needed)| needed.iter().any(|need| failing.contains(need)));
+            let more: Vec<String> = by_need.map(|(name, _)| normal(name)).collect();
+            failing.extend(more);
+            if failing.len() == before {
+                break;
             }
         }
-        lines.sort();
+        let kept = needs.keys().filter(|name| !failing.contains(&normal(name)));
         let path = self.work.join("requirements.txt");
-        std::fs::write(&path, lines.concat())?;
+        std::fs::write(&path, kept.map(|name| format!("{name}\n")).collect::<String>())?;
         Ok(path)
     }
 
@@ -260,6 +275,11 @@ impl Bench {
         warm.hit_ratio = self.hit_ratio()?;
         Ok(vec![cold, warm])
     }
+}
+
+/// A name as indexes compare it.
+fn normal(name: &str) -> String {
+    name.to_ascii_lowercase().replace(['_', '.'], "-")
 }
 
 fn of_licensecheck(run: &Run) -> anyhow::Result<usize> {
