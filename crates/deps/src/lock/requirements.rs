@@ -126,7 +126,8 @@ pub(super) fn requirement(reader: &mut Reader<'_>, spec: &str, line: u32, hashes
     let parsed = match Requirement::<pep508_rs::VerbatimUrl>::from_str(spec) {
         Ok(parsed) => parsed,
         Err(error) => {
-            let why = error.to_string().lines().next().unwrap_or_default().to_owned();
+            // The error as a whole underlines the place, and panics where that is inside of a letter.
+            let why = error.message.to_string().lines().next().unwrap_or_default().to_owned();
             return reader
                 .problem(line, format!("'{}' is not a requirement: {why}", name::printable(&name::redact_url(spec))));
         }

@@ -18,7 +18,17 @@ impl Noise {
 /// Found by this test: the requirement parser underneath panics on a name that ends with a separator.
 #[test]
 fn names_that_end_with_a_separator_are_problems() {
-    for text in ["idna- ==3.10\n", "idna.\n", "idna_>=2\n", "a[x-]==1\n", "a[-]==1\n", "-\u{e9}\n", "[x]\n"] {
+    for text in [
+        "idna- ==3.10\n",
+        "idna.\n",
+        "idna_>=2\n",
+        "a[x-]==1\n",
+        "a[-]==1\n",
+        "-\u{e9}\n",
+        "[x]\n",
+        "6r[r \u{fffd}r\n",
+        "a[b \u{e9}]c==1\n",
+    ] {
         let set = parse(weir_deps::lock::LockKind::Requirements, text, "file", &Target::default());
         assert!(set.packages.is_empty(), "{text}");
     }

@@ -245,7 +245,8 @@ impl<'a> Parser<'a> {
         }
         if past {
             self.carry_newlines += memchr_iter(b'\n', bytes).count();
-            let kept = (options.rejected_line_bytes_max + 1).saturating_sub(self.carry.len()).min(bytes.len());
+            // Three more than are shown: the line's end, and one that says that it was cut.
+            let kept = (options.rejected_line_bytes_max + 3).saturating_sub(self.carry.len()).min(bytes.len());
             self.carry.extend_from_slice(&bytes[..kept]);
         } else {
             self.carry.extend_from_slice(bytes);
@@ -258,7 +259,7 @@ impl<'a> Parser<'a> {
         if self.extent.is_comment() {
             self.newlines += 1;
         } else if self.too_long {
-            self.reject(&line, self.body.too_long());
+            self.reject(line.strip_suffix(b"\n").unwrap_or(&line), self.body.too_long());
             self.newlines += self.carry_newlines;
         } else {
             let read = self.lines(&line);

@@ -107,3 +107,19 @@ fn s1_the_list_of_refused_lines_is_bounded() {
     assert_eq!(parsed.rejected[0].original_line, "béé...");
     assert_eq!(parsed.rejected[1].original_line, "abcde");
 }
+
+#[test]
+fn what_is_shown_of_a_line_too_long_does_not_depend_on_chunks() {
+    let bodies: [&[u8]; 5] = [b"\xff\x01\0\n", b"abcd\r\n", b"abc\r\nm f=1\n", b"m f=\"a\r\nb\"\r\n", b"abcdefgh\n"];
+    for body in bodies {
+        for (line_bytes_max, rejected_line_bytes_max) in [(1, 512), (1, 1), (2, 4), (2, 7), (3, 8)] {
+            let options = || Options { line_bytes_max, rejected_line_bytes_max, ..Options::new(DEFAULT_TIME, 1) };
+            let whole = parse_with(&Known::default(), options(), &[body]);
+            assert!(whole.rejected_count > 0);
+            for size in 1..body.len() {
+                let chunks: Vec<&[u8]> = body.chunks(size).collect();
+                assert_eq!(parse_with(&Known::default(), options(), &chunks), whole, "{body:?} by {size}");
+            }
+        }
+    }
+}
