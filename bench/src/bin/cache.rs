@@ -1,8 +1,8 @@
 //! The cache beside its rivals: the same keys, sizes and processes for each, every answer checked.
 //!
 //! `cache run` starts worker processes of this program (and of `bench/rivals/cache_diskcache.py`) that work on one folder
-//! for a fixed time, and prints a table of operations per second. `cache extras` measures what only the cache has: the size
-//! query, batches, bytes of index per entry, handing over the lock.
+//! for a fixed time, engines taking turns. `cache extras` measures what only the cache has: the size query, batches, bytes
+//! of index per entry; `cache contention` the handing over of one lock; `cache start` the command line.
 
 #![allow(
     clippy::disallowed_methods,
@@ -18,7 +18,8 @@ use anyhow::{Context, bail, ensure};
 use clap::{Parser, Subcommand};
 use redb::{ReadableDatabase, TableDefinition};
 use rusqlite::OptionalExtension;
-use weir_base::ByteSize;
+use weir_base::{ByteSize, FileLock, LockError};
+use weir_bench::report::{self, Figure, Figures};
 use weir_cache::{Cache, CacheOptions, LIMIT_DEFAULT, Op, PutOptions};
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("cache");
@@ -27,6 +28,9 @@ const DATA_BYTES: usize = 48 << 20;
 
 #[derive(Parser)]
 struct Args {
+    /// A result file; what it holds of other runs stays.
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
     #[command(subcommand)]
     command: Mode,
 }
@@ -50,6 +54,9 @@ enum Mode {
         /// Processes.
         #[arg(long, value_delimiter = ',', default_value = "1,4")]
         processes: Vec<usize>,
+        /// Rounds per cell, engines taking turns; the median counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
         /// Also: the limit is what the data takes by half, so that eviction runs (weir and diskcache).
         #[arg(long)]
         full: bool,
@@ -64,6 +71,33 @@ enum Mode {
         start_ns: u64,
         seconds: f64,
         limit: u64,
+    },
+    /// Processes that want one lock: the kernel's queue beside exponential backoff.
+    Contention {
+        #[arg(long)]
+        dir: PathBuf,
+        /// Processes.
+        #[arg(long, default_value_t = 8)]
+        processes: usize,
+        /// How often each takes the lock.
+        #[arg(long, default_value_t = 25)]
+        turns: usize,
+    },
+    /// One process that takes the lock.
+    Contender { wait: String, path: PathBuf, turns: usize, start_ns: u64 },
+    /// `weir cache size` and `get` beside `weir --version`, taking turns.
+    Start {
+        #[arg(long)]
+        dir: PathBuf,
+        /// The released binary.
+        #[arg(long)]
+        weir: PathBuf,
+        /// Entries in the cache.
+        #[arg(long, default_value_t = 1_000_000)]
+        entries: u64,
+        /// Starts of each command.
+        #[arg(long, default_value_t = 41)]
+        rounds: usize,
     },
     /// What only the cache has.
     Extras {
@@ -357,41 +391,175 @@ fn start_redis(dir: &Path) -> anyhow::Result<std::process::Child> {
     bail!("redis-server did not come up")
 }
 
-fn run(
-    dir: &Path,
+/// What a table is made of.
+struct Plan<'a> {
+    dir: &'a Path,
     seconds: f64,
-    engines: &[String],
-    sizes: &[usize],
-    processes: &[usize],
+    rounds: usize,
+    engines: &'a [String],
+    processes: &'a [usize],
     full: bool,
-) -> anyhow::Result<()> {
-    println!("| size | processes | work | engine | operations/s | hits |\n|---|---|---|---|---|---|");
-    for size in sizes {
-        for engine in engines {
-            if full && !matches!(&**engine, "weir" | "diskcache") {
-                continue;
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+impl Plan<'_> {
+    fn run(&self, size: usize, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+        let engines: Vec<&String> =
+            self.engines.iter().filter(|name| !self.full || matches!(&***name, "weir" | "diskcache")).collect();
+        let folders: Vec<PathBuf> = engines.iter().map(|engine| self.dir.join(format!("{engine}-{size}"))).collect();
+        let limit = if self.full { (keys(size) * size / 2 + (8 << 20)) as u64 } else { 0 };
+        let mut cells = Vec::new();
+        let mut server = None;
+        for (engine, dir) in engines.iter().zip(&folders) {
+            std::fs::create_dir_all(dir)?;
+            if *engine == "redis" {
+                server = Some(start_redis(dir)?);
             }
-            let folder = dir.join(format!("{engine}-{size}"));
-            std::fs::create_dir_all(&folder)?;
-            let limit = if full { (keys(*size) * size / 2 + (8 << 20)) as u64 } else { 0 };
-            let cell = Cell { engine, dir: &folder, size: *size, limit };
-            let mut server = if engine == "redis" { Some(start_redis(&folder)?) } else { None };
+            let cell = Cell { engine, dir, size, limit };
             ensure!(cell.spawn("fill", 1, 0, 0.0)?.wait()?.success(), "{engine} could not be filled");
-            for count in processes {
-                if engine == "redb" && *count > 1 {
-                    continue;
-                }
-                for work in ["get", "put", "95/5", "50/50"] {
-                    let (rate, hits) = cell.measure(work, *count, seconds)?;
-                    println!("| {size} | {count} | {work} | {engine} | {rate:.0} | {hits:.3} |");
-                }
-            }
-            if let Some(server) = &mut server {
-                server.kill()?;
-                server.wait()?;
-            }
-            std::fs::remove_dir_all(&folder)?;
+            cells.push(cell);
         }
+        for count in self.processes {
+            for work in ["get", "put", "95/5", "50/50"] {
+                self.row(&cells, *count, work, figures)?;
+            }
+        }
+        if let Some(server) = &mut server {
+            server.kill()?;
+            server.wait()?;
+        }
+        folders.iter().try_for_each(std::fs::remove_dir_all)?;
+        Ok(())
+    }
+
+    /// One kind of work, the engines taking turns.
+    fn row(&self, cells: &[Cell<'_>], count: usize, work: &str, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+        let cells: Vec<_> = cells.iter().filter(|cell| cell.engine != "redb" || count == 1).collect();
+        let mut rates = vec![Vec::new(); cells.len()];
+        for _ in 0..self.rounds {
+            for (cell, rates) in cells.iter().zip(&mut rates) {
+                rates.push(cell.measure(work, count, self.seconds)?.0);
+            }
+        }
+        for (cell, rates) in cells.iter().zip(rates) {
+            let (rate, full) = (median(rates), if self.full { ", full" } else { "" });
+            let what = format!("{} B, {count} processes, {work}{full}", cell.size);
+            println!("{what}: {} {rate:.0}/s", cell.engine);
+            figures.push(Figure { what, engine: cell.engine.to_owned(), value: rate, unit: "/s".to_owned() });
+        }
+        Ok(())
+    }
+}
+
+const HELD: Duration = Duration::from_millis(5);
+
+/// Takes the lock `turns` times; prints when it asked, got and gave each time, in nanoseconds.
+fn contend(wait: &str, path: &Path, turns: usize, start_ns: u64) -> anyhow::Result<()> {
+    std::thread::sleep(Duration::from_nanos(start_ns.saturating_sub(now_ns())));
+    for _ in 0..turns {
+        let asked = now_ns();
+        let lock = if wait == "kernel" {
+            FileLock::acquire(path, "bench", Duration::from_secs(60))?
+        } else {
+            let mut pause = Duration::from_millis(100);
+            loop {
+                match FileLock::acquire(path, "bench", Duration::ZERO) {
+                    Err(LockError::Held { .. }) => std::thread::sleep(pause),
+                    other => break other?,
+                }
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+        };
+        let got = now_ns();
+        std::thread::sleep(HELD);
+        let gave = now_ns();
+        drop(lock);
+        println!("{asked} {got} {gave}");
+    }
+    Ok(())
+}
+
+fn contention(dir: &Path, processes: usize, turns: usize, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    for wait in ["kernel", "exponential"] {
+        let (path, start) = (dir.join(wait), now_ns() + 500_000_000);
+        let children: Vec<_> = (0..processes)
+            .map(|_| {
+                let mut own = Command::new(std::env::current_exe()?);
+                own.args(["contender", wait]).arg(&path).args([turns.to_string(), start.to_string()]);
+                own.stdout(Stdio::piped()).spawn()
+            })
+            .collect::<Result<_, _>>()?;
+        let mut held: Vec<[u64; 3]> = Vec::new();
+        for child in children {
+            let output = child.wait_with_output()?;
+            ensure!(output.status.success(), "a process failed");
+            for line in String::from_utf8(output.stdout)?.lines() {
+                let times: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+                held.push(times.try_into().map_err(|_| anyhow::anyhow!("{line}"))?);
+            }
+        }
+        ensure!(held.len() == processes * turns, "{} turns", held.len());
+        held.sort_by_key(|times| times[1]);
+        ensure!(held.windows(2).all(|pair| pair[1][1] >= pair[0][2]), "two held the lock at once");
+        let mut gaps: Vec<f64> = held.windows(2).map(|pair| (pair[1][1] - pair[0][2]) as f64 / 1e6).collect();
+        gaps.sort_by(f64::total_cmp);
+        let total = (held[held.len() - 1][2] - held[0][1]) as f64 / 1e6;
+        let ideal = (processes * turns) as f64 * HELD.as_secs_f64() * 1e3;
+        let longest = held.iter().map(|times| times[1] - times[0]).max().unwrap_or(0) as f64 / 1e6;
+        let fair = (processes - 1) as f64 * HELD.as_secs_f64() * 1e3;
+        for (name, value, unit) in [
+            ("total / ideal", total / ideal, ""),
+            ("release to next p99", gaps[gaps.len() * 99 / 100], "ms"),
+            ("longest wait / fair", longest / fair, ""),
+        ] {
+            let what = format!("one lock, {processes} processes, 5 ms held: {name}");
+            println!("{what}: {wait} {value:.2} {unit}");
+            figures.push(Figure { what, engine: wait.to_owned(), value, unit: unit.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+fn starts(dir: &Path, weir: &Path, entries: u64, rounds: usize, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+    let options = CacheOptions { limit: Some(LIMIT_DEFAULT), ..CacheOptions::new(dir, "start") };
+    let cache = Cache::open(options)?;
+    for start in (0..entries).step_by(100) {
+        let ops: Vec<Op> = (start..start + 100)
+            .map(|number| Op::Put {
+                key: name(number as usize).into(),
+                value: vec![7; 100],
+                options: PutOptions::default(),
+            })
+            .collect();
+        cache.batch(&ops)?;
+    }
+    let filled = cache.size()?.entries;
+    drop(cache);
+    let key = name(entries as usize / 2);
+    let commands = [
+        ("--version", vec!["--version"]),
+        ("cache size", vec!["cache", "size", "--namespace", "start"]),
+        ("cache get", vec!["cache", "get", &key, "--namespace", "start"]),
+    ];
+    let mut took = vec![Vec::new(); commands.len()];
+    for _ in 0..rounds {
+        for ((name, words), took) in commands.iter().zip(&mut took) {
+            let started = Instant::now();
+            let output = Command::new(weir).args(words).env("WEIR_CACHE_DIR", dir).output()?;
+            took.push(started.elapsed().as_secs_f64() * 1e3);
+            ensure!(output.status.success(), "weir {name} failed: {}", String::from_utf8_lossy(&output.stderr));
+            ensure!(*name != "cache get" || output.stdout == [7; 100], "a wrong answer");
+        }
+    }
+    for ((name, _), took) in commands.iter().zip(took) {
+        let (what, value) = (format!("start to end with {filled} entries, median"), median(took));
+        println!("{what}: weir {name} {value:.1} ms");
+        figures.push(Figure { what, engine: format!("weir {name}"), value, unit: "ms".to_owned() });
     }
     Ok(())
 }
@@ -404,7 +572,11 @@ fn per_call(count: u32, mut call: impl FnMut(u32) -> anyhow::Result<()>) -> anyh
     Ok(started.elapsed().as_secs_f64() * 1e6 / f64::from(count))
 }
 
-fn extras(dir: &Path, entries: u64) -> anyhow::Result<()> {
+fn extras(dir: &Path, entries: u64, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+    let mut say = |what: &str, value: f64, unit: &str| {
+        println!("{what}: {value:.1} {unit}");
+        figures.push(Figure { what: what.to_owned(), engine: "weir".to_owned(), value, unit: unit.to_owned() });
+    };
     let options =
         CacheOptions { limit: Some(LIMIT_DEFAULT), memory_limit: ByteSize::new(0), ..CacheOptions::new(dir, "extras") };
     let cache = Cache::open(options)?;
@@ -418,8 +590,8 @@ fn extras(dir: &Path, entries: u64) -> anyhow::Result<()> {
     }
     let size = cache.size()?;
     ensure!(size.entries == entries, "{} of {entries} entries are there", size.entries);
-    println!("index bytes per entry beyond its 120 bytes: {:.0}", size.index_bytes as f64 / entries as f64 - 120.0);
-    println!("size query: {:.1} us", per_call(2000, |_| Ok(drop(cache.size()?)))?);
+    say("index per entry beyond its 120 bytes", size.index_bytes as f64 / entries as f64 - 120.0, "B");
+    say("size query in process", per_call(2000, |_| Ok(drop(cache.size()?)))?, "us");
     let plain = PutOptions::default();
     let single = per_call(2000, |number| Ok(drop(cache.put(format!("s{number}"), &[1; 100], &plain)?)))?;
     let batch = per_call(20, |round| {
@@ -432,10 +604,8 @@ fn extras(dir: &Path, entries: u64) -> anyhow::Result<()> {
             .collect();
         Ok(drop(cache.batch(&ops)?))
     })? / 100.0;
-    println!(
-        "put of 100 bytes: single {single:.1} us, in a batch of 100 {batch:.1} us: {:.1} times faster",
-        single / batch
-    );
+    say("put of 100 bytes, alone", single, "us");
+    say("put of 100 bytes, in a batch of 100", batch, "us");
     let tags = PutOptions::ttl(Duration::from_millis(1));
     for start in (0..10_000).step_by(100) {
         let ops: Vec<Op> = (start..start + 100)
@@ -446,20 +616,47 @@ fn extras(dir: &Path, entries: u64) -> anyhow::Result<()> {
     std::thread::sleep(Duration::from_millis(20));
     let started = Instant::now();
     let done = cache.collect(Duration::from_secs(10))?;
-    println!("removing {} expired entries: {:.1} ms", done.expired, started.elapsed().as_secs_f64() * 1e3);
+    ensure!(done.expired == 10_000, "{} were removed", done.expired);
+    say("removing 10,000 expired entries", started.elapsed().as_secs_f64() * 1e3, "ms");
     Ok(())
 }
 
+fn load() -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().unwrap_or_default().parse()?)
+}
+
+/// Puts the figures of this run in the place of older ones of the same name.
+fn keep(path: &Path, load: f64, figures: Vec<Figure>) -> anyhow::Result<()> {
+    let mut all = if path.exists() { serde_json::from_slice(&std::fs::read(path)?)? } else { Figures::default() };
+    all.machine = report::machine();
+    all.commands.push(format!("{} (load before: {load})", report::command("cache")));
+    let is_new = |old: &Figure| !figures.iter().any(|new| new.what == old.what && new.engine == old.engine);
+    all.figures.retain(is_new);
+    all.figures.extend(figures);
+    report::save(path, &all)
+}
+
 fn main() -> anyhow::Result<()> {
-    match Args::parse().command {
-        Mode::Run { dir, seconds, engines, sizes, processes, full } => {
-            run(&dir, seconds, &engines, &sizes, &processes, full)
+    let args = Args::parse();
+    let (load, mut figures) = (load()?, Vec::new());
+    match args.command {
+        Mode::Run { dir, seconds, engines, sizes, processes, rounds, full } => {
+            let plan = Plan { dir: &dir, seconds, rounds, engines: &engines, processes: &processes, full };
+            sizes.iter().try_for_each(|size| plan.run(*size, &mut figures))?;
         }
         Mode::Worker { engine, dir, size, work: kind, seed, start_ns, seconds, limit } => {
             let mut engine = open(&engine, &dir, seed, limit)?;
             std::thread::sleep(Duration::from_nanos(start_ns.saturating_sub(now_ns())));
-            work(&mut *engine, size, &kind, seed, seconds, limit > 0)
+            work(&mut *engine, size, &kind, seed, seconds, limit > 0)?;
         }
-        Mode::Extras { dir, entries } => extras(&dir, entries),
+        Mode::Contention { dir, processes, turns } => contention(&dir, processes, turns, &mut figures)?,
+        Mode::Contender { wait, path, turns, start_ns } => contend(&wait, &path, turns, start_ns)?,
+        Mode::Start { dir, weir, entries, rounds } => starts(&dir, &weir, entries, rounds, &mut figures)?,
+        Mode::Extras { dir, entries } => extras(&dir, entries, &mut figures)?,
+    }
+    match args.json {
+        Some(path) => keep(&path, load, figures),
+        None => Ok(()),
     }
 }
