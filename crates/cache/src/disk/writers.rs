@@ -92,7 +92,7 @@ impl Disk {
         };
         let cover = Cover { disk: self, writer, bytes };
         if !covered {
-            self.write(|tx| self.grow_reservation(tx))?;
+            self.write_one(|tx| self.grow_reservation(tx))?;
         }
         Ok(cover)
     }
