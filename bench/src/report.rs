@@ -128,44 +128,6 @@ pub fn journal_tables(results: &JournalResults) -> String {
     table(&head, &rows) + "\n" + &table(&["a large journal, lz4", ""], &large)
 }
 
-/// One measured figure.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Figure {
-    /// What was measured: a row.
-    pub what: String,
-    /// Of whom: a column.
-    pub engine: String,
-    /// In `unit`.
-    pub value: f64,
-    /// `/s`, `ms`, `us`, `B` or nothing for a ratio.
-    pub unit: String,
-}
-
-/// The figures of some commands, as kept in a result file.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Figures {
-    /// The commands that made them, each with the machine's load before it.
-    pub commands: Vec<String>,
-    /// The machine.
-    pub machine: String,
-    /// In order.
-    pub figures: Vec<Figure>,
-}
-
-/// One row for each thing measured, the engines in one cell, in the order measured.
-pub fn figures_table(results: &Figures) -> String {
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    for figure in &results.figures {
-        let value = if figure.unit == "/s" { thousands(figure.value) } else { format!("{:.2}", figure.value) };
-        let said = format!("{} {value} {}", figure.engine, figure.unit).trim_end().to_owned();
-        match rows.iter_mut().find(|row| row[0] == figure.what) {
-            Some(row) => row[1] = format!("{}, {said}", row[1]),
-            None => rows.push(vec![figure.what.clone(), said]),
-        }
-    }
-    table(&["what", "figures"], &rows)
-}
-
 /// The starts side by side.
 pub fn starts_table(results: &Starts) -> String {
     let head = ["what", "rows", "log MiB", "files MiB", "ready, median (max) ms", "first count and sum, median ms"];

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Parser;
 use weir_bench::deps::{self, DepsResults};
-use weir_bench::report::{self, Figures, JournalResults, Results, Starts};
+use weir_bench::figures::{self, Figures};
+use weir_bench::report::{self, JournalResults, Results, Starts};
 
 /// Writes the tables of a page from result files.
 #[derive(Debug, Parser)]
@@ -55,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     }
     if let Some(text) = read(&cli.results, "cache")? {
         let results: Figures = serde_json::from_str(&text)?;
-        let section = section(&results.commands.join("`, `"), &results.machine, &report::figures_table(&results));
+        let section = section(&results.commands.join("`, `"), &results.machine, &figures::tables(&results));
         page = report::replace_section(&page, "cache", &section)?;
     }
     std::fs::write(&cli.page, page)?;

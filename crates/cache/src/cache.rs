@@ -21,6 +21,7 @@ use crate::memory::{Kept, Memory};
 use crate::metrics::{Counter, Metrics, Operation};
 use crate::name::Namespace;
 use crate::options::{CacheOptions, PutOptions, TAG_BYTES_MAX, TAGS_MAX};
+use crate::refresh::Refreshes;
 use crate::remote::{Packet, PacketKind, Remote};
 
 /// A handle to one namespace; clones share everything.
@@ -36,7 +37,8 @@ pub(crate) struct Inner {
     pub(crate) disk: Level,
     pub(crate) remote: Option<Remote>,
     pub(crate) metrics: Metrics,
-    flights: Flights,
+    pub(crate) flights: Flights,
+    pub(crate) refreshes: Refreshes,
     /// Epoch of remote keys where no disk level keeps it.
     epoch: AtomicU64,
 }
@@ -113,6 +115,7 @@ impl Cache {
             memory: Memory::new(options.memory_limit.bytes()),
             metrics: Metrics::new(options.metrics),
             flights: Flights::default(),
+            refreshes: Refreshes::default(),
             epoch: AtomicU64::new(1),
             disk,
             remote,
@@ -199,16 +202,29 @@ impl Cache {
         options: &PutOptions,
         compute: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Bytes, E> {
-        let (inner, key) = (&*self.inner, key.as_ref());
-        let clock = &*inner.options.clock;
-        let started = clock.monotonic();
-        let first = self.lookup(key);
-        let (stale, wait) = match first {
+        let key = key.as_ref();
+        let started = self.inner.options.clock.monotonic();
+        let stale = match self.lookup(key) {
             Lookup::Hit(entry) if !entry.stale => return Ok(entry.value),
-            // Somebody else may be at it already: then the stale value will do.
-            Lookup::Hit(entry) => (Some(entry.value), Duration::ZERO),
-            Lookup::Absent | Lookup::Miss => (None, inner.options.flight_deadline),
+            Lookup::Hit(entry) => Some(entry.value),
+            Lookup::Absent | Lookup::Miss => None,
         };
+        self.compute(key, options, stale, started, compute)
+    }
+
+    /// Computes what a look found missing or stale, unless somebody else does or did meanwhile.
+    pub(crate) fn compute<E>(
+        &self,
+        key: &[u8],
+        options: &PutOptions,
+        stale: Option<Bytes>,
+        started: Duration,
+        compute: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Bytes, E> {
+        let inner = &*self.inner;
+        let clock = &*inner.options.clock;
+        // Somebody else may be at it already: then the stale value will do.
+        let wait = if stale.is_some() { Duration::ZERO } else { inner.options.flight_deadline };
         let dir = match &inner.disk {
             Level::On(disk) if !inner.options.read_only => Some((disk.dir(), &inner.options.fs)),
             _ => None,

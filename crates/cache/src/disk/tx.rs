@@ -148,8 +148,7 @@ impl<'a> Tx<'a> {
             self.disk.reservation_committed(reserved);
         }
         for hash in &self.doomed_now {
-            // Counted until the next transaction finds it gone.
-            let _ = self.disk.blobs.remove(hash);
+            self.disk.drop_blob_file(hash);
         }
         Ok(Commit::Done)
     }
