@@ -45,7 +45,7 @@ impl Zipf {
 
 fn keys(size: usize) -> usize {
     // Not a multiple of the spreading factor.
-    (DATA_BYTES / size).clamp(24, 8000) + 1
+    (DATA_BYTES / size).clamp(24, 4000) + 1
 }
 
 /// The bytes of a key: `size` of them, never the same for two.
