@@ -58,6 +58,13 @@ pub(crate) struct Touches {
 }
 
 impl Touches {
+    fn add(&mut self, id: i64, at_us: i64) {
+        if self.waiting.len() < TOUCHES_MAX || self.waiting.contains_key(&id) {
+            let touch = self.waiting.entry(id).or_insert(Touch { hits: 0, at_us });
+            *touch = Touch { hits: touch.hits + 1, at_us };
+        }
+    }
+
     fn take(&mut self, max: usize) -> Vec<(i64, Touch)> {
         (0..max).map_while(|_| self.waiting.pop_first()).collect()
     }
@@ -102,11 +109,7 @@ impl Disk {
             return;
         }
         let at_us = self.clock.now() / 1000;
-        let mut touches = self.touches();
-        if touches.waiting.len() < TOUCHES_MAX || touches.waiting.contains_key(&id) {
-            let touch = touches.waiting.entry(id).or_insert(Touch { hits: 0, at_us });
-            *touch = Touch { hits: touch.hits + 1, at_us };
-        }
+        self.touches().add(id, at_us);
     }
 
     fn touches(&self) -> MutexGuard<'_, Touches> {
@@ -438,5 +441,28 @@ impl Tx<'_> {
         self.state.main_hand = 0;
         self.state.small_bytes = 0;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s1_a_bounded_number_of_rows_waits_and_each_keeps_its_hits() {
+        let mut touches = Touches::default();
+        for round in 0..2 {
+            for id in 0..TOUCHES_MAX as i64 + 100 {
+                touches.add(id, round);
+            }
+        }
+        assert_eq!(touches.waiting.len(), TOUCHES_MAX);
+        let taken = touches.take(TOUCHES_PER_TX);
+        assert_eq!(taken.len(), TOUCHES_PER_TX);
+        assert!(
+            taken.iter().enumerate().all(|(at, (id, touch))| *id == at as i64 && touch.hits == 2 && touch.at_us == 1)
+        );
+        touches.add(1_000_000, 0);
+        assert_eq!(touches.waiting.len(), TOUCHES_MAX - TOUCHES_PER_TX + 1, "there is room again");
     }
 }

@@ -198,14 +198,16 @@ impl Disk {
         Ok(())
     }
 
-    /// In the commit that counts a staged blob: gives back what is above the standing part.
+    /// In the commit that counts a staged blob: gives back what is above the standing part, or takes what is below it.
     pub(crate) fn settle_reservation(&self, tx: &mut Tx<'_>, cover: &Cover<'_>) -> Result<()> {
         let standing = standing_bytes(tx.state.limit);
         let change = self.with_writer(|writer| {
-            let wanted = writer.in_flight.saturating_sub(cover.bytes).max(standing.min(writer.reserved));
+            // Room for the next blob and a spare file, as far as it may stand.
+            let kept = standing.min(writer.reserved.max(cover.bytes * 2));
+            let wanted = writer.in_flight.saturating_sub(cover.bytes).max(kept);
             // Lowered before the commit: a thread that begins now sees the smaller one and asks for its own.
             writer.reserved = writer.reserved.min(wanted);
-            (wanted < writer.recorded).then_some((writer.id, wanted))
+            (wanted != writer.recorded).then_some((writer.id, wanted))
         });
         if let Some(Some((id, wanted))) = change {
             self.set_reservation(tx, id, wanted)?;

@@ -41,10 +41,20 @@ fn a_memory_hit_never_outlives_a_write_of_another_handle() {
         // A write of something else makes the next hit compare versions, and the one after not.
         one.put("other", b"", &PutOptions::default()).unwrap();
         assert!(two.get("key").as_deref() == Some(&value[..]));
-        if round % 5 == 0 {
-            one.delete("key").unwrap();
-            assert_eq!(two.get("key"), None);
+        // Each way of removing it is seen at once, also where it does not name the key.
+        let tagged = PutOptions { tags: vec!["tag".into()], ..PutOptions::default() };
+        one.put("key", &value, &tagged).unwrap();
+        assert!(two.get("key").is_some() && two.get("key").is_some());
+        let deletes = [Op::Delete { key: b"key".into() }, Op::Delete { key: b"none".into() }];
+        match round % 6 {
+            0 => assert!(one.delete("key").unwrap()),
+            1 => assert_eq!(one.invalidate_tag("tag").unwrap(), 1),
+            2 => assert_eq!(one.invalidate_prefix("ke").unwrap(), 1),
+            3 => drop(one.batch(&deletes).unwrap()),
+            4 => assert_eq!(one.clear().unwrap(), 2),
+            _ => assert_ne!(one.put_absent("key", &PutOptions::default()).unwrap(), Put::Refused),
         }
+        assert_eq!(two.get("key"), None, "round {round}");
     }
 }
 
