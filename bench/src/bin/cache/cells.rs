@@ -105,12 +105,13 @@ pub(crate) fn work(
             engine.put(&name(number), &template)?;
         } else {
             reads += 1;
-            match engine.get(&name(number))? {
-                Some(found) => {
-                    hits += 1;
-                    ensure!(found.len() == size && found[..8] == (number as u64).to_le_bytes(), "a wrong answer");
-                }
-                None => ensure!(may_miss, "a missing answer"),
+            let mut right = true;
+            let is_right = |found: &[u8]| found.len() == size && found[..8] == (number as u64).to_le_bytes();
+            if engine.get(&name(number), &mut |found| right = is_right(found))? {
+                hits += 1;
+                ensure!(right, "a wrong answer");
+            } else {
+                ensure!(may_miss, "a missing answer");
             }
         }
         done += 1;

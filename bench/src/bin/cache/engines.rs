@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use anyhow::bail;
 use redb::{ReadableDatabase, TableDefinition};
-use rusqlite::OptionalExtension;
 use weir_base::ByteSize;
 use weir_cache::{Cache, CacheOptions, LIMIT_DEFAULT, PutOptions};
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("cache");
 
+/// Looks at a value.
+pub(crate) type Seen<'a> = &'a mut dyn FnMut(&[u8]);
+
 /// What a worker does with each.
 pub(crate) trait Engine {
     /// Stores a value.
     fn put(&mut self, key: &str, value: &[u8]) -> anyhow::Result<()>;
-    /// The value of a key.
-    fn get(&mut self, key: &str) -> anyhow::Result<Option<Vec<u8>>>;
+    /// Shows the value of a key, without a copy where the engine gives one; whether there is one.
+    fn get(&mut self, key: &str, seen: Seen<'_>) -> anyhow::Result<bool>;
 }
 
 struct Weir(Cache);
@@ -25,8 +27,8 @@ impl Engine for Weir {
         self.0.put(key, value, &PutOptions::default())?;
         Ok(())
     }
-    fn get(&mut self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        Ok(self.0.get(key).map(|value| value.to_vec()))
+    fn get(&mut self, key: &str, seen: Seen<'_>) -> anyhow::Result<bool> {
+        Ok(self.0.get(key).map(|value| seen(&value)).is_some())
     }
 }
 
@@ -36,12 +38,12 @@ impl Engine for Sqlite {
         self.0.prepare_cached("INSERT OR REPLACE INTO cache VALUES (?1, ?2)")?.execute((key, value))?;
         Ok(())
     }
-    fn get(&mut self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        Ok(self
-            .0
-            .prepare_cached("SELECT value FROM cache WHERE key = ?1")?
-            .query_row([key], |row| row.get(0))
-            .optional()?)
+    fn get(&mut self, key: &str, seen: Seen<'_>) -> anyhow::Result<bool> {
+        let mut statement = self.0.prepare_cached("SELECT value FROM cache WHERE key = ?1")?;
+        let mut rows = statement.query([key])?;
+        let Some(row) = rows.next()? else { return Ok(false) };
+        seen(row.get_ref(0)?.as_blob()?);
+        Ok(true)
     }
 }
 
@@ -54,10 +56,13 @@ impl Engine for Files {
         std::fs::rename(staged, self.0.join(key))?;
         Ok(())
     }
-    fn get(&mut self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    fn get(&mut self, key: &str, seen: Seen<'_>) -> anyhow::Result<bool> {
         match std::fs::read(self.0.join(key)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            other => Ok(Some(other?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            other => {
+                seen(&other?);
+                Ok(true)
+            }
         }
     }
 }
@@ -68,10 +73,13 @@ impl Engine for Cacache {
         cacache::write_sync(&self.0, key, value)?;
         Ok(())
     }
-    fn get(&mut self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    fn get(&mut self, key: &str, seen: Seen<'_>) -> anyhow::Result<bool> {
         match cacache::read_sync(&self.0, key) {
-            Err(cacache::Error::EntryNotFound(..)) => Ok(None),
-            other => Ok(Some(other?)),
+            Err(cacache::Error::EntryNotFound(..)) => Ok(false),
+            other => {
+                seen(&other?);
+                Ok(true)
+            }
         }
     }
 }
@@ -86,9 +94,9 @@ impl Engine for Redb {
         write.commit()?;
         Ok(())
     }
-    fn get(&mut self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    fn get(&mut self, key: &str, seen: Seen<'_>) -> anyhow::Result<bool> {
         let table = self.0.begin_read()?.open_table(TABLE)?;
-        Ok(table.get(key.as_bytes())?.map(|value| value.value().to_vec()))
+        Ok(table.get(key.as_bytes())?.map(|value| seen(value.value())).is_some())
     }
 }
 
@@ -98,8 +106,9 @@ impl Engine for Redis {
         redis::cmd("SET").arg(key).arg(value).query::<()>(&mut self.0)?;
         Ok(())
     }
-    fn get(&mut self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        Ok(redis::cmd("GET").arg(key).query(&mut self.0)?)
+    fn get(&mut self, key: &str, seen: Seen<'_>) -> anyhow::Result<bool> {
+        let found: Option<Vec<u8>> = redis::cmd("GET").arg(key).query(&mut self.0)?;
+        Ok(found.map(|value| seen(&value)).is_some())
     }
 }
 
