@@ -141,7 +141,10 @@ pub fn tables(results: &Figures) -> String {
                 None => ("-".to_owned(), "-"),
                 Some(goal @ (Goal::AtMost(value) | Goal::AtLeast(value))) => {
                     let words = if matches!(goal, Goal::AtMost(_)) { "at most" } else { "at least" };
-                    (format!("{words} {value}"), if goal.is_met(figure.value) { "yes" } else { "no" })
+                    (
+                        format!("{words} {}", (value * 1e3).round() / 1e3),
+                        if goal.is_met(figure.value) { "yes" } else { "no" },
+                    )
                 }
             };
             let value = format!("{:.3} {}", figure.value, figure.unit).trim_end().to_owned();
