@@ -5,12 +5,14 @@
 //!
 //! Reading order: [`tsbs`] makes the lines, [`http`] carries them, [`target`] knows the servers, [`process`] watches
 //! one, [`load`] puts them together, [`disk`] gives the floor under every durable figure, [`report`] writes it down. For
-//! `weir deps`, [`packages`] are made up, [`index`] serves them, and [`deps`] times the commands.
+//! `weir deps`, [`packages`] are made up, [`index`] serves them, and [`deps`] times the commands. [`figures`]
+//! is the table of the cache.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures the real clock, the real disk and real processes")]
 
 pub mod deps;
 pub mod disk;
+pub mod figures;
 pub mod http;
 pub mod index;
 pub mod load;

@@ -17,6 +17,9 @@ pub fn run(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
         command.arg(shell::target_folder().join("release/weir"));
     } else if ALONE.contains(&name) {
         command.args(["--no-default-features", "--bin", name, "--"]);
+    } else if name == "cache" {
+        // Nothing of the database is needed for it.
+        command.args(["--no-default-features", "--features", "cache", "--bin", name, "--"]);
     } else {
         command.args(["--bin", name, "--"]);
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Parser;
 use weir_bench::deps::{self, DepsResults};
+use weir_bench::figures::{self, Figures};
 use weir_bench::report::{self, JournalResults, Parses, Results, Starts};
 
 /// Writes the tables of a page from result files.
@@ -57,6 +58,11 @@ fn main() -> anyhow::Result<()> {
         let results: JournalResults = serde_json::from_str(&text)?;
         let section = section(&results.command, &results.machine, &report::journal_tables(&results));
         page = report::replace_section(&page, "journal", &section)?;
+    }
+    if let Some(text) = read(&cli.results, "cache")? {
+        let results: Figures = serde_json::from_str(&text)?;
+        let section = section(&results.commands.join("`, `"), &results.machine, &figures::tables(&results));
+        page = report::replace_section(&page, "cache", &section)?;
     }
     std::fs::write(&cli.page, page)?;
     Ok(())

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use weir_base::Kind;
 use weir_limits::Deadline;
 
-use crate::disk::Disk;
 use crate::disk::entry::{Encoding, Expected, FLAG_ABSENT, Found, Lookup as Row, Prepared, Wrote, is_live};
+use crate::disk::{Disk, Scope};
 use crate::error::{Error, Result};
 use crate::flight::Flights;
 use crate::key::KEY_BYTES_MAX;
@@ -21,6 +21,7 @@ use crate::memory::{Kept, Memory};
 use crate::metrics::{Counter, Metrics, Operation};
 use crate::name::Namespace;
 use crate::options::{CacheOptions, PutOptions, TAG_BYTES_MAX, TAGS_MAX};
+use crate::refresh::Refreshes;
 use crate::remote::{Packet, PacketKind, Remote};
 
 /// A handle to one namespace; clones share everything.
@@ -36,7 +37,8 @@ pub(crate) struct Inner {
     pub(crate) disk: Level,
     pub(crate) remote: Option<Remote>,
     pub(crate) metrics: Metrics,
-    flights: Flights,
+    pub(crate) flights: Flights,
+    pub(crate) refreshes: Refreshes,
     /// Epoch of remote keys where no disk level keeps it.
     epoch: AtomicU64,
 }
@@ -113,6 +115,7 @@ impl Cache {
             memory: Memory::new(options.memory_limit.bytes()),
             metrics: Metrics::new(options.metrics),
             flights: Flights::default(),
+            refreshes: Refreshes::default(),
             epoch: AtomicU64::new(1),
             disk,
             remote,
@@ -199,16 +202,29 @@ impl Cache {
         options: &PutOptions,
         compute: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Bytes, E> {
-        let (inner, key) = (&*self.inner, key.as_ref());
-        let clock = &*inner.options.clock;
-        let started = clock.monotonic();
-        let first = self.lookup(key);
-        let (stale, wait) = match first {
+        let key = key.as_ref();
+        let started = self.inner.options.clock.monotonic();
+        let stale = match self.lookup(key) {
             Lookup::Hit(entry) if !entry.stale => return Ok(entry.value),
-            // Somebody else may be at it already: then the stale value will do.
-            Lookup::Hit(entry) => (Some(entry.value), Duration::ZERO),
-            Lookup::Absent | Lookup::Miss => (None, inner.options.flight_deadline),
+            Lookup::Hit(entry) => Some(entry.value),
+            Lookup::Absent | Lookup::Miss => None,
         };
+        self.compute(key, options, stale, started, compute)
+    }
+
+    /// Computes what a look found missing or stale, unless somebody else does or did meanwhile.
+    pub(crate) fn compute<E>(
+        &self,
+        key: &[u8],
+        options: &PutOptions,
+        stale: Option<Bytes>,
+        started: Duration,
+        compute: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Bytes, E> {
+        let inner = &*self.inner;
+        let clock = &*inner.options.clock;
+        // Somebody else may be at it already: then the stale value will do.
+        let wait = if stale.is_some() { Duration::ZERO } else { inner.options.flight_deadline };
         let dir = match &inner.disk {
             Level::On(disk) if !inner.options.read_only => Some((disk.dir(), &inner.options.fs)),
             _ => None,
@@ -285,7 +301,7 @@ impl Inner {
                 return self.lookup_remote(key, None).unwrap_or(Lookup::Miss);
             }
         };
-        let generation = disk.and_then(|disk| disk.generation.quiet());
+        let generation = disk.and_then(|disk| disk.generation.quiet(key));
         if let Some(answer) = self.lookup_memory(key, disk, generation) {
             self.metrics.add(Counter::HitMemory, 1);
             return answer;
@@ -358,7 +374,10 @@ impl Inner {
                 self.metrics.add(Counter::Damaged, 1);
                 // Healed by removing the row, unless a writer is busy: then the next reader does.
                 let deadline = Deadline::after(&*disk.clock, Duration::from_millis(50));
-                let _ = disk.write_until(deadline, |tx| tx.delete(key, Some(version)));
+                let _ = disk.write_until(deadline, |tx| {
+                    tx.scope = Scope::of(key);
+                    tx.delete(key, Some(version))
+                });
                 None
             }
             Err(_) => {
@@ -412,7 +431,7 @@ impl Inner {
             // Another machine invalidated: what it wrote since is under its epoch.
             self.raise_epoch_to(fetched.epoch);
             asked_at = match &self.disk {
-                Level::On(disk) => disk.generation.quiet(),
+                Level::On(disk) => disk.generation.quiet(key),
                 _ => None,
             };
             fetched = self.fetch(remote, fetched.epoch, key)?;
@@ -453,9 +472,10 @@ impl Inner {
                     let prepared =
                         disk.prepare(key, kept.value.as_deref(), &options, self.encoding(), Expected::Nothing)?;
                     disk.write(|tx| {
-                        if disk.generation.quiet() != Some(asked_at) {
+                        if disk.generation.quiet(key) != Some(asked_at) {
                             return Ok(());
                         }
+                        tx.scope = Scope::of(key);
                         tx.keep_below_high_water()?;
                         tx.put(&prepared).map(drop)
                     })?;
@@ -512,7 +532,8 @@ impl Inner {
     ) -> Result<Put> {
         let prepared = disk.prepare(key, value, options, self.encoding(), expected)?;
         let unreachable = self.remote.as_ref().is_some_and(Remote::is_open);
-        let (wrote, committed_ns) = disk.write(|tx| {
+        let (wrote, committed_ns) = disk.write_one(|tx| {
+            tx.scope = Scope::of(key);
             tx.keep_below_high_water()?;
             let wrote = tx.put(&prepared)?;
             if unreachable && matches!(wrote, Wrote::Stored { .. }) {
@@ -583,7 +604,10 @@ impl Inner {
     fn delete(&self, key: &[u8]) -> Result<bool> {
         check_key(key)?;
         let (found, committed_ns) = match self.disk()? {
-            Some(disk) => disk.write(|tx| Ok((tx.delete(key, None)?, disk.clock.now())))?,
+            Some(disk) => disk.write_one(|tx| {
+                tx.scope = Scope::of(key);
+                Ok((tx.delete(key, None)?, disk.clock.now()))
+            })?,
             None => (self.memory.as_ref().is_some_and(|memory| memory.get(key).is_some()), self.options.clock.now()),
         };
         if let Some(memory) = &self.memory {

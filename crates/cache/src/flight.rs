@@ -24,6 +24,11 @@ pub(crate) struct Flight<'a> {
 }
 
 impl Flights {
+    /// Whether this process is computing `key`.
+    pub(crate) fn is_busy(&self, key: &[u8]) -> bool {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
     /// Waits for the right to compute `key`; `dir` is the namespace's folder, if there is a disk level. `None` at the
     /// deadline. Whoever gets it looks again before computing: another may have finished meanwhile.
     pub(crate) fn board(

@@ -31,6 +31,7 @@ mod memory;
 mod metrics;
 mod name;
 mod options;
+mod refresh;
 mod remote;
 
 pub use admin::{Diagnosis, Exported, Finding, Size};
@@ -44,5 +45,5 @@ pub use metrics::{LevelStat, OpStat, Stat};
 pub use name::{NAME_BYTES_MAX, Namespace};
 pub use options::{
     BATCH_MAX, CacheOptions, Compression, INLINE_BYTES_MAX, LIMIT_DEFAULT, LIMIT_MIN, LockWait, Policy, PutOptions,
-    RemoteOptions, TAG_BYTES_MAX, TAGS_MAX,
+    REFRESHES_MAX_DEFAULT, RemoteOptions, TAG_BYTES_MAX, TAGS_MAX,
 };

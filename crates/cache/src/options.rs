@@ -21,6 +21,9 @@ pub const TAG_BYTES_MAX: usize = 128;
 /// Most entries of one batch call.
 pub const BATCH_MAX: usize = 10_000;
 
+/// Refreshes in the background of one handle.
+pub const REFRESHES_MAX_DEFAULT: usize = 4;
+
 /// Which entry goes first when room is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
@@ -144,6 +147,8 @@ pub struct CacheOptions {
     pub lock_deadline: Duration,
     /// Longest wait for another process that computes the same key.
     pub flight_deadline: Duration,
+    /// Values computed anew in the background at once by this handle; zero: none, stale values stay until computed.
+    pub refreshes_max: usize,
     /// Whether operations are counted and timed.
     pub metrics: bool,
     /// Time of expiry and deadlines.
@@ -175,6 +180,7 @@ impl CacheOptions {
             lock_wait: LockWait::Kernel,
             lock_deadline: Duration::from_secs(5),
             flight_deadline: Duration::from_secs(60),
+            refreshes_max: REFRESHES_MAX_DEFAULT,
             metrics: true,
             clock: Arc::new(SystemClock::default()),
             random: Arc::new(OsRandom),

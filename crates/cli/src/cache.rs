@@ -2,6 +2,7 @@
 
 mod transfer;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{BufRead, Read, Write};
 use std::os::fd::AsFd;
@@ -15,9 +16,11 @@ use weir_base::{ByteSize, OsFileSystem};
 use weir_cache::{
     Answer, Cache, CacheOptions, Compression, KeyBuilder, LockWait, Op, Policy, Put, PutOptions, RemoteOptions,
 };
+use weir_track::{Finished, Row};
 
 use crate::exit::Exit;
 use crate::terminal::Terminal;
+use crate::track::{Folder, Recorder};
 
 /// Longest line of `batch`, bytes.
 const LINE_BYTES_MAX: u64 = 96 << 20;
@@ -60,15 +63,24 @@ struct Place {
     /// Longest wait for one call to the remote level, milliseconds.
     #[arg(long, global = true, env = "WEIR_CACHE_REDIS_DEADLINE_MS", default_value_t = 250)]
     redis_deadline_ms: u64,
-    /// Compression of values from 4 KiB: none, lz4 or zstd.
+    /// For how long the remote level is left alone after a failure, seconds.
+    #[arg(long, global = true, env = "WEIR_CACHE_REDIS_BREAKER_S", default_value_t = 30)]
+    redis_breaker_s: u64,
+    /// Compression of values: none, lz4 or zstd.
     #[arg(long, global = true, env = "WEIR_CACHE_COMPRESSION", default_value_t = Compression::None)]
     compression: Compression,
+    /// Values shorter than this are stored as they are, with unit.
+    #[arg(long, global = true, env = "WEIR_CACHE_COMPRESS_FROM", default_value = "4 KiB")]
+    compress_from: ByteSize,
     /// How to wait for another writer: kernel, exponential or linear.
     #[arg(long, global = true, env = "WEIR_CACHE_WAIT", default_value_t = LockWait::Kernel)]
     wait: LockWait,
     /// Longest wait for another writer, seconds.
     #[arg(long, global = true, env = "WEIR_CACHE_LOCK_S", default_value_t = 5)]
     lock_s: u64,
+    /// Longest wait of `run` for another process that computes the same key, seconds.
+    #[arg(long, global = true, env = "WEIR_CACHE_FLIGHT_S", default_value_t = 60)]
+    flight_s: u64,
     /// The first write of a key wins.
     #[arg(long, global = true, env = "WEIR_CACHE_WRITE_ONCE")]
     write_once: bool,
@@ -163,6 +175,8 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        record: RecordArgs,
     },
     /// Remove what is over, within a time budget.
     Gc {
@@ -172,6 +186,8 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        record: RecordArgs,
     },
     /// Remove every entry of the namespace.
     Clear,
@@ -200,6 +216,16 @@ enum Command {
         #[arg(default_value = "-")]
         file: PathBuf,
     },
+}
+
+/// Whether the numbers are kept as history.
+#[derive(Debug, clap::Args)]
+struct RecordArgs {
+    /// Keep the numbers: table `measures` of database `weir`, under the name `cache`.
+    #[arg(long, env = "WEIR_CACHE_RECORD")]
+    record: bool,
+    #[command(flatten)]
+    folder: Folder,
 }
 
 /// For how long a value is kept, and by what it is found again.
@@ -261,9 +287,12 @@ impl Place {
             memory_limit: ByteSize::new(0),
             remote: self.redis.as_deref().filter(|url| !url.is_empty()).map(|url| RemoteOptions {
                 deadline: Duration::from_millis(self.redis_deadline_ms),
+                breaker_period: Duration::from_secs(self.redis_breaker_s),
                 ..RemoteOptions::new(url)
             }),
             compression: self.compression,
+            compress_from: self.compress_from,
+            flight_deadline: Duration::from_secs(self.flight_s),
             lock_wait: self.wait,
             lock_deadline: Duration::from_secs(self.lock_s),
             write_once: self.write_once,
@@ -297,8 +326,17 @@ pub(crate) fn run(args: Args, terminal: &Terminal) -> anyhow::Result<Exit> {
             transfer::run_command(&place.open()?, key, &keep.options(), failures, &command)
         }
         Command::Size { json, exact } => size(&place.open()?, json, exact),
-        Command::Stat { json } => stat(&place.open()?, json),
-        Command::Gc { budget_ms, json } => gc(&place.open()?, budget_ms, json),
+        Command::Stat { json, record } => {
+            let cache = place.open()?;
+            record.keep(&cache, &place.namespace)?;
+            stat(&cache, json)
+        }
+        Command::Gc { budget_ms, json, record } => {
+            let cache = place.open()?;
+            let exit = gc(&cache, budget_ms, json)?;
+            record.keep(&cache, &place.namespace)?;
+            Ok(exit)
+        }
         Command::Clear => print(format_args!("{} entries removed", place.open()?.clear()?)),
         Command::Verify { json, repair } => verify(&place.open()?, json, repair),
         Command::Doctor { json } => doctor(&place.open()?, json),
@@ -422,6 +460,41 @@ fn stat(cache: &Cache, json: bool) -> anyhow::Result<Exit> {
         print(format_args!("{:<10} {:>10} calls, p50 {p50} us, p90 {p90} us, p99 {p99} us", op.operation, op.count))?;
     }
     Ok(Exit::Done)
+}
+
+impl RecordArgs {
+    /// Appends the namespace's numbers to the spool, from where they come into the database. What was never measured is left
+    /// out (M1).
+    fn keep(&self, cache: &Cache, namespace: &str) -> anyhow::Result<()> {
+        if !self.record {
+            return Ok(());
+        }
+        let (stat, size) = (cache.stat(), cache.size()?);
+        let count = |name: &str, value: u64| (name.to_owned(), value as f64);
+        let mut measures = BTreeMap::from([
+            count("hits", stat.hits),
+            count("misses", stat.misses),
+            count("damaged", stat.damaged),
+            count("failed", stat.failed),
+            count("evicted", stat.evicted),
+            count("entries", size.entries),
+            count("size_bytes", size.bytes),
+            count("limit_bytes", size.limit),
+            ("saved_s".to_owned(), stat.saved_s),
+        ]);
+        measures.extend(stat.hit_ratio.map(|ratio| ("hit_ratio".to_owned(), ratio)));
+        for op in &stat.operations {
+            for (percentile, value) in [("p50_us", op.p50_us), ("p99_us", op.p99_us)] {
+                measures.extend(value.map(|value| (format!("{}_{percentile}", op.operation), value)));
+            }
+        }
+        let mut recorder = Recorder::open(&self.folder)?;
+        let labels = BTreeMap::from([("namespace".to_owned(), namespace.to_owned())]);
+        let end_ns = recorder.now();
+        let row = Finished { name: "cache".to_owned(), labels, measures, end_ns, count: 1, ..Finished::default() };
+        recorder.append(vec![Row::Finished(row)])?;
+        recorder.close()
+    }
 }
 
 fn gc(cache: &Cache, budget_ms: u64, json: bool) -> anyhow::Result<Exit> {

@@ -48,7 +48,7 @@ enum Command {
     Drain(history::Folder),
 }
 
-pub(crate) use history::{drain_always, drain_for};
+pub(crate) use history::{Folder, Recorder, drain_always, drain_for};
 
 /// Runs `weir track`.
 pub(crate) fn run(args: Args, terminal: &Terminal) -> anyhow::Result<Exit> {

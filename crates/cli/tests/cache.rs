@@ -155,3 +155,26 @@ fn a_command_runs_once_and_folders_and_exports_come_back() {
     assert!(one.starts_with(b"d:") && one != two && one == key(&["--arg", "a", "--arg", "b"]));
     assert_ne!(key(&["--file", counter.to_str().unwrap()]), key(&["--arg", counter.to_str().unwrap()]));
 }
+
+#[test]
+fn recorded_numbers_are_rows_of_database_weir() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, data) = (dir.path(), dir.path().join("data"));
+    let data = data.to_str().unwrap();
+    assert_eq!(code(dir, &["put", "key"], b"value"), 0);
+    for found in [0, 0, 3] {
+        assert_eq!(code(dir, &["get", if found == 0 { "key" } else { "other" }], b""), found);
+    }
+    assert_eq!(code(dir, &["stat"], b""), 0, "nothing is recorded unasked");
+    assert_eq!(code(dir, &["stat", "--json", "--record", "--data", data], b""), 0);
+    let query = "SELECT value FROM measures WHERE name = 'cache' AND label_namespace = 'default' AND measure = 'hits'";
+    let asked = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["sql", "--data", data, "--db", "weir", "--format", "jsonl", query])
+        .output()
+        .unwrap();
+    assert!(asked.status.success(), "{asked:?}");
+    let rows = String::from_utf8(asked.stdout).unwrap();
+    let values: Vec<f64> =
+        rows.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["value"].as_f64().unwrap()).collect();
+    assert_eq!(values, [2.0]);
+}

@@ -12,6 +12,9 @@ use weir_base::{FileSystem, OpenMode};
 /// The name of a blob: blake3 of its stored bytes.
 pub(crate) type Hash = [u8; 32];
 
+/// A file of `staging/`: its path, and of which writer and blob it is if its name says so.
+pub(crate) type StagedFile = (PathBuf, Option<(i64, Option<Hash>)>);
+
 const MAGIC: &[u8; 8] = b"WEIRBLB1";
 /// Bytes after the trailer's body: CRC, length, magic.
 const TAIL_BYTES: u64 = 16;
@@ -120,8 +123,16 @@ impl Blobs {
         (stored_len + body as u64).next_multiple_of(4096)
     }
 
-    /// Writes the staging file, or links it to the pool's copy; gives the bytes it takes.
-    pub(crate) fn stage(&self, writer: i64, hash: &Hash, stored: &[u8], trailer: &Trailer) -> io::Result<u64> {
+    /// Writes the staging file, over the writer's spare if there is one, or links it to the pool's copy; gives the bytes it
+    /// takes.
+    pub(crate) fn stage(
+        &self,
+        writer: i64,
+        hash: &Hash,
+        stored: &[u8],
+        trailer: &Trailer,
+        spare: bool,
+    ) -> io::Result<u64> {
         let staging = self.staging_path(writer, hash);
         let pool = self.pool_path(hash);
         let pooled = std::fs::metadata(&pool).ok().filter(|found| found.len() >= stored.len() as u64);
@@ -131,9 +142,17 @@ impl Blobs {
             return Ok(found.blocks() * 512);
         }
         let write = || -> io::Result<u64> {
-            let file = self.fs.open(&staging, OpenMode::CreateNew)?;
+            // Making a file costs several times what overwriting one does.
+            let again = spare && self.fs.rename(&self.spare_path(writer), &staging).is_ok();
+            let mode = if again { OpenMode::Write } else { OpenMode::CreateNew };
+            let file = self.fs.open(&staging, mode)?;
+            let trailer = trailer.encode()?;
             file.write_all_at(stored, 0)?;
-            file.write_all_at(&trailer.encode()?, stored.len() as u64)?;
+            file.write_all_at(&trailer, stored.len() as u64)?;
+            let len = (stored.len() + trailer.len()) as u64;
+            if again && file.len()? > len {
+                file.set_len(len)?;
+            }
             if self.shared {
                 std::fs::set_permissions(&staging, std::fs::Permissions::from_mode(0o640))?;
             }
@@ -176,6 +195,37 @@ impl Blobs {
 
     pub(crate) fn remove_staging(&self, writer: i64, hash: &Hash) {
         let _ = self.fs.remove_file(&self.staging_path(writer, hash));
+    }
+
+    fn spare_path(&self, writer: i64) -> PathBuf {
+        self.dir.join("staging").join(format!("{writer:016x}-spare"))
+    }
+
+    /// Bytes that a blob takes which no other namespace shares; `None` when one does. The pool's name is gone then.
+    pub(crate) fn unshare(&self, hash: &Hash) -> Option<u64> {
+        let path = self.path(hash);
+        let mut found = std::fs::symlink_metadata(&path).ok()?;
+        if found.nlink() == 2 {
+            let pool = self.pool_path(hash);
+            let pooled = std::fs::symlink_metadata(&pool).ok()?;
+            if (pooled.ino(), pooled.dev()) != (found.ino(), found.dev()) {
+                return None;
+            }
+            self.fs.remove_file(&pool).ok()?;
+            // Another namespace may have linked it between the two looks; from here on none can.
+            found = std::fs::symlink_metadata(&path).ok()?;
+        }
+        (found.nlink() == 1 && found.is_file()).then(|| found.blocks() * 512)
+    }
+
+    /// Makes the file of a removed blob the writer's spare, which the next blob overwrites. A reader that has it open finds
+    /// other bytes than the name says, and looks for the row again.
+    pub(crate) fn keep_spare(&self, writer: i64, hash: &Hash) -> io::Result<()> {
+        self.fs.rename(&self.path(hash), &self.spare_path(writer))
+    }
+
+    pub(crate) fn remove_spare(&self, writer: i64) {
+        let _ = self.fs.remove_file(&self.spare_path(writer));
     }
 
     /// Removes the namespace's name of a blob, and the pool's when it was the last.
@@ -234,11 +284,11 @@ impl Blobs {
         self.list(&self.pool.join(format!("{shard:02x}")))
     }
 
-    /// Staging files: path, writer and hash.
-    pub(crate) fn staged(&self) -> io::Result<Vec<(PathBuf, Option<(i64, Hash)>)>> {
+    /// Staging files: path, writer and hash, which a spare has not.
+    pub(crate) fn staged(&self) -> io::Result<Vec<StagedFile>> {
         let parse = |path: &PathBuf| {
             let (writer, hash) = path.file_name()?.to_str()?.split_once('-')?;
-            Some((u64::from_str_radix(writer, 16).ok()? as i64, parse_hash(hash)?))
+            Some((u64::from_str_radix(writer, 16).ok()? as i64, parse_hash(hash)))
         };
         Ok(self.list(&self.dir.join("staging"))?.into_iter().map(|path| (path.clone(), parse(&path))).collect())
     }

@@ -198,13 +198,22 @@ pub(crate) enum Expected {
 enum Body<'a> {
     Absent,
     Inline(std::borrow::Cow<'a, [u8]>),
-    Staged { hash: Hash, allocated: u64, cover: Cover<'a> },
+    Staged {
+        hash: Hash,
+        allocated: u64,
+        cover: Cover<'a>,
+        /// Its staging name is gone.
+        settled: std::cell::Cell<bool>,
+    },
 }
 
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
-        if let Body::Staged { hash, cover, .. } = &self.body {
-            cover.disk().blobs.remove_staging(cover.writer, hash);
+        if let Body::Staged { hash, cover, settled, .. } = &self.body {
+            if !settled.get() {
+                cover.disk().blobs.remove_staging(cover.writer, hash);
+            }
+            cover.disk().end_staging(hash);
         }
     }
 }
@@ -297,15 +306,24 @@ impl Disk {
             tags: prepared.tags.to_vec(),
         };
         let cover = self.cover(Blobs::estimate(prepared.size, &trailer))?;
-        let staged = self.blobs.stage(cover.writer, &hash, stored, &trailer);
-        let allocated = staged.map_err(|error| Error::io("cannot write a blob", error))?;
-        Ok(Body::Staged { hash, allocated, cover })
+        let spare = self.begin_staging(&hash, &cover)?;
+        let staged = self.blobs.stage(cover.writer, &hash, stored, &trailer, spare);
+        if spare {
+            // Still there when the pool had the blob.
+            self.blobs.remove_spare(cover.writer);
+        }
+        let allocated = staged.map_err(|error| {
+            self.end_staging(&hash);
+            Error::io("cannot write a blob", error)
+        })?;
+        Ok(Body::Staged { hash, allocated, cover, settled: std::cell::Cell::new(false) })
     }
 
     /// After the commit: puts files where they belong.
     pub(crate) fn settle(&self, prepared: &Prepared<'_>) {
-        if let Body::Staged { hash, cover, .. } = &prepared.body {
+        if let Body::Staged { hash, cover, settled, .. } = &prepared.body {
             self.blobs.settle(cover.writer, hash);
+            settled.set(true);
         }
     }
 }
@@ -452,7 +470,7 @@ impl Tx<'_> {
 
     /// Counts the reference of a staged blob and gives the file its name where it has none.
     fn hold_blob(&mut self, new: &Prepared<'_>, id: i64, old: Option<Hash>) -> Result<()> {
-        let Body::Staged { hash, allocated, cover } = &new.body else { return Ok(()) };
+        let Body::Staged { hash, allocated, cover, .. } = &new.body else { return Ok(()) };
         let doing = "cannot count a blob";
         let refs: Option<i64> = self
             .sql

@@ -5,6 +5,10 @@
 //! `main_hand`: a row that was read since the last visit stays for another round. Keys evicted from the small queue leave a
 //! fingerprint in `ghosts`; one that comes back starts as if it had been read. LRU and GDSF evict by `rank`.
 
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
 use rusqlite::{OptionalExtension, params};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -29,14 +33,41 @@ const FREQ_STAYS: i64 = 2;
 /// The small queue's share of the bytes.
 const SMALL_SHARE: u64 = 10;
 const GHOSTS_MAX: u64 = 1 << 20;
-/// Touches applied by one transaction.
+/// Rows whose hits one transaction counts.
 const TOUCHES_PER_TX: usize = 256;
+/// Rows whose hits may wait; those of more are forgotten.
+const TOUCHES_MAX: usize = 16 << 10;
+/// Under s3fifo a nearly full cache is told of hits this often.
+const TOUCHES_EVERY: Duration = Duration::from_millis(250);
+/// Transactions in which an ending handle tells of its hits.
+const TOUCHES_LAST_TXS: usize = 4;
 
-/// A hit to be counted with the next write.
+/// Hits of one row that the index has not been told of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Touch {
-    id: i64,
+    hits: i64,
     at_us: i64,
+}
+
+/// Hits that the index has not been told of. Each row told dirties a page, so s3fifo, which needs them only when it looks at
+/// a row, keeps them here: its own evictions see them at once, other processes' after a while.
+#[derive(Debug, Default)]
+pub(crate) struct Touches {
+    waiting: BTreeMap<i64, Touch>,
+    told_at: Duration,
+}
+
+impl Touches {
+    fn add(&mut self, id: i64, at_us: i64) {
+        if self.waiting.len() < TOUCHES_MAX || self.waiting.contains_key(&id) {
+            let touch = self.waiting.entry(id).or_insert(Touch { hits: 0, at_us });
+            *touch = Touch { hits: touch.hits + 1, at_us };
+        }
+    }
+
+    fn take(&mut self, max: usize) -> Vec<(i64, Touch)> {
+        (0..max).map_while(|_| self.waiting.pop_first()).collect()
+    }
 }
 
 /// The rank of an entry, `None` where the policy needs none.
@@ -77,11 +108,17 @@ impl Disk {
         if self.read_only || (freq >= FREQ_MAX && self.counts_to_three()) {
             return;
         }
-        let touch = Touch { id, at_us: self.clock.now() / 1000 };
-        let mut touches = self.touches.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if touches.len() < super::TOUCHES_MAX {
-            touches.push(touch);
-        }
+        let at_us = self.clock.now() / 1000;
+        self.touches().add(id, at_us);
+    }
+
+    fn touches(&self) -> MutexGuard<'_, Touches> {
+        self.touches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hits of a row that waited here; the caller counts them.
+    fn take_hits(&self, id: i64) -> i64 {
+        self.touches().waiting.remove(&id).map_or(0, |touch| touch.hits)
     }
 
     /// Whether hits past the third change nothing.
@@ -89,50 +126,63 @@ impl Disk {
         self.policy_seen.load(std::sync::atomic::Ordering::Relaxed) == 0
     }
 
-    /// Counts remembered hits in `tx`.
-    pub(crate) fn apply_touches(&self, tx: &mut Tx<'_>) -> Result<()> {
+    /// Counts remembered hits in `tx`, as far as the policy needs them now.
+    pub(crate) fn apply_touches(&self, tx: &Tx<'_>) -> Result<()> {
         let policy = tx.state.policy;
         self.policy_seen.store(u64::from(policy != Policy::S3Fifo), std::sync::atomic::Ordering::Relaxed);
-        let touches: Vec<Touch> = {
-            let mut waiting = self.touches.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if waiting.is_empty() {
+        let now = self.clock.monotonic();
+        let waiting = {
+            let mut touches = self.touches();
+            let due = now.saturating_sub(touches.told_at) >= TOUCHES_EVERY && tx.state.total() > tx.low_water();
+            if touches.waiting.is_empty() || (policy == Policy::S3Fifo && !due) {
                 return Ok(());
             }
-            let take = waiting.len().min(TOUCHES_PER_TX);
-            waiting.drain(..take).collect()
+            touches.told_at = now;
+            touches.take(TOUCHES_PER_TX)
         };
-        let text = match policy {
-            Policy::S3Fifo => "UPDATE entries SET freq = freq + 1 WHERE id = ?1 AND freq < ?2",
-            Policy::Lru => {
-                "UPDATE entries SET freq = min(freq + 1, ?2), rank = max(coalesce(rank, 0), ?3) WHERE id = ?1"
-            }
-            Policy::Gdsf => {
-                "UPDATE entries SET freq = min(freq + 1, ?2), rank = ?3 + (min(freq + 1, ?2) + 1.0) * max(cost, 1) / (size + 128) \
-                 WHERE id = ?1"
-            }
-        };
-        let mut update = tx.sql.prepare_cached(text).doing("cannot count hits")?;
-        for touch in touches {
-            match policy {
-                Policy::S3Fifo => update.execute(params![touch.id, FREQ_MAX]),
-                Policy::Lru => update.execute(params![touch.id, FREQ_MAX, touch.at_us as f64]),
-                Policy::Gdsf => update.execute(params![touch.id, FREQ_MAX_GDSF, tx.state.floor]),
-            }
-            .doing("cannot count hits")?;
-        }
-        Ok(())
+        count_hits(tx, &waiting)
     }
 
     /// At the end of a handle: counts what it remembered, unless another writer is busy.
     pub(crate) fn flush_touches(&self) {
-        if !self.touches.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty() {
-            let deadline = weir_limits::Deadline::after(&*self.clock, std::time::Duration::from_millis(20));
-            let _ = self.write_until(deadline, |tx| {
+        for _ in 0..TOUCHES_LAST_TXS {
+            let waiting = self.touches().take(TOUCHES_PER_TX);
+            if waiting.is_empty() {
+                return;
+            }
+            let deadline = weir_limits::Deadline::after(&*self.clock, Duration::from_millis(20));
+            let told = self.write_until(deadline, |tx| {
                 (tx.removes, tx.silent) = (true, true);
-                Ok(())
+                count_hits(tx, &waiting)
             });
+            if told.is_err() {
+                return;
+            }
         }
     }
+}
+
+/// Adds hits to rows; in the order of rows, so that each page is met once.
+fn count_hits(tx: &Tx<'_>, waiting: &[(i64, Touch)]) -> Result<()> {
+    let policy = tx.state.policy;
+    let text = match policy {
+        Policy::S3Fifo => "UPDATE entries SET freq = min(freq + ?3, ?2) WHERE id = ?1 AND freq < ?2",
+        Policy::Lru => "UPDATE entries SET freq = min(freq + ?3, ?2), rank = max(coalesce(rank, 0), ?4) WHERE id = ?1",
+        Policy::Gdsf => {
+            "UPDATE entries SET freq = min(freq + ?3, ?2), rank = ?4 + (min(freq + ?3, ?2) + 1.0) * max(cost, 1) / (size + 128) \
+             WHERE id = ?1"
+        }
+    };
+    let mut update = tx.sql.prepare_cached(text).doing("cannot count hits")?;
+    for (id, touch) in waiting {
+        match policy {
+            Policy::S3Fifo => update.execute(params![id, FREQ_MAX, touch.hits]),
+            Policy::Lru => update.execute(params![id, FREQ_MAX, touch.hits, touch.at_us as f64]),
+            Policy::Gdsf => update.execute(params![id, FREQ_MAX_GDSF, touch.hits, tx.state.floor]),
+        }
+        .doing("cannot count hits")?;
+    }
+    Ok(())
 }
 
 impl Tx<'_> {
@@ -246,7 +296,8 @@ impl Tx<'_> {
             )?;
             let (mut gone, mut freed) = (0, 0);
             for row in &rows {
-                if row.freq >= FREQ_STAYS {
+                let freq = row.freq + self.disk.take_hits(row.victim.id);
+                if freq >= FREQ_STAYS {
                     self.set_freq(row.victim.id, 0)?;
                     self.state.small_bytes = self.state.small_bytes.saturating_sub(row.victim.size);
                 } else {
@@ -282,8 +333,9 @@ impl Tx<'_> {
             }
             let (mut gone, mut freed) = (0, 0);
             for row in &rows {
-                if row.freq > 0 {
-                    self.set_freq(row.victim.id, row.freq.min(FREQ_MAX) - 1)?;
+                let freq = row.freq + self.disk.take_hits(row.victim.id);
+                if freq > 0 {
+                    self.set_freq(row.victim.id, freq.min(FREQ_MAX) - 1)?;
                 } else {
                     freed += self.evict(row, &mut wanted)?;
                     gone += 1;
@@ -389,5 +441,28 @@ impl Tx<'_> {
         self.state.main_hand = 0;
         self.state.small_bytes = 0;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s1_a_bounded_number_of_rows_waits_and_each_keeps_its_hits() {
+        let mut touches = Touches::default();
+        for round in 0..2 {
+            for id in 0..TOUCHES_MAX as i64 + 100 {
+                touches.add(id, round);
+            }
+        }
+        assert_eq!(touches.waiting.len(), TOUCHES_MAX);
+        let taken = touches.take(TOUCHES_PER_TX);
+        assert_eq!(taken.len(), TOUCHES_PER_TX);
+        assert!(
+            taken.iter().enumerate().all(|(at, (id, touch))| *id == at as i64 && touch.hits == 2 && touch.at_us == 1)
+        );
+        touches.add(1_000_000, 0);
+        assert_eq!(touches.waiting.len(), TOUCHES_MAX - TOUCHES_PER_TX + 1, "there is room again");
     }
 }

@@ -33,8 +33,6 @@ use state::{State, log_budget};
 
 /// Connections kept for the next call; more threads than this open and close their own.
 const IDLE_CONNECTIONS_MAX: usize = 8;
-/// Hits remembered until the next write.
-const TOUCHES_MAX: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -50,7 +48,7 @@ pub(crate) struct Disk {
     pub(crate) generation: Generation,
     pub(crate) blobs: blob::Blobs,
     idle: Mutex<Vec<Connection>>,
-    touches: Mutex<Vec<evict::Touch>>,
+    touches: Mutex<evict::Touches>,
     writer: Mutex<Option<writers::Writer>>,
     next_version: AtomicU64,
     limit_seen: AtomicU64,
@@ -82,7 +80,7 @@ impl Disk {
             lock,
             lock_deadline: options.lock_deadline,
             idle: Mutex::new(Vec::new()),
-            touches: Mutex::new(Vec::new()),
+            touches: Mutex::new(evict::Touches::default()),
             writer: Mutex::new(None),
             next_version: AtomicU64::new(options.random.next_u64()),
             limit_seen: AtomicU64::new(LIMIT_DEFAULT.bytes()),
@@ -303,7 +301,27 @@ fn refuse_link(folder: &Path) -> Result<()> {
     }
 }
 
-/// The counter that tells memory levels of all processes whether anything was written; see the format page.
+/// Keys share this many counters.
+const SLOTS: usize = 2048;
+/// Where the counters begin in the file.
+const SLOTS_AT: u64 = 8;
+
+/// Which counters a write moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The one of a key.
+    Slot(usize),
+    /// All: tags, prefixes, batches, repairs.
+    All,
+}
+
+impl Scope {
+    pub(crate) fn of(key: &[u8]) -> Self {
+        Self::Slot((xxhash_rust::xxh3::xxh3_64(key) >> 32) as usize % SLOTS)
+    }
+}
+
+/// The counters that tell memory levels of all processes whether a key was written; see the format page.
 #[derive(Debug)]
 pub(crate) struct Generation {
     file: Option<Arc<dyn File>>,
@@ -319,44 +337,74 @@ impl Generation {
         }
     }
 
-    fn load(&self) -> Option<u64> {
+    /// What lies past the end of the file is zero.
+    fn load(&self, at: u64) -> Option<u64> {
         let mut bytes = [0; 8];
-        match self.file.as_ref()?.read_at(&mut bytes, 0) {
+        match self.file.as_ref()?.read_at(&mut bytes, at) {
             Ok(8) => Some(u64::from_le_bytes(bytes)),
             Ok(0) => Some(0),
             _ => None,
         }
     }
 
-    /// Counts the indexes that this folder has had.
-    fn era(&self) -> u64 {
-        self.load().map_or(0, |value| value >> 32)
-    }
-
-    fn next_era(&self) {
-        self.store((self.era() + 1) << 32);
-    }
-
-    /// The generation; `None` while a write is becoming visible or when it cannot be read.
-    pub(crate) fn quiet(&self) -> Option<u64> {
-        self.load().filter(|value| value % 2 == 0)
-    }
-
-    fn store(&self, value: u64) {
+    fn load_slots(&self) -> Vec<u64> {
+        let mut bytes = vec![0; SLOTS * 8];
         if let Some(file) = &self.file {
-            // When this fails the counter stays odd or the write fails too: memory levels then ask the index.
-            let _ = file.write_all_at(&value.to_le_bytes(), 0);
+            let mut filled = 0;
+            while let Ok(more @ 1..) = file.read_at(&mut bytes[filled..], SLOTS_AT + filled as u64) {
+                filled += more;
+            }
+        }
+        bytes.as_chunks::<8>().0.iter().map(|slot| u64::from_le_bytes(*slot)).collect()
+    }
+
+    fn store(&self, values: &[u64], at: u64) {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        if let Some(file) = &self.file {
+            // When this fails a counter stays odd or the write fails too: memory levels then ask the index.
+            let _ = file.write_all_at(&bytes, at);
         }
     }
 
-    fn begin(&self) {
-        self.store(self.load().unwrap_or(0) | 1);
+    /// Counts the indexes that this folder has had.
+    fn era(&self) -> u64 {
+        self.load(0).unwrap_or(0)
     }
 
-    /// The low half counts writes, the high half indexes.
-    fn end(&self) {
-        let value = self.load().unwrap_or(0);
-        self.store((value & !0xffff_ffff) | u64::from((value as u32 | 1).wrapping_add(1)));
+    /// Another index takes the place of this one: nothing that was read from it holds.
+    fn next_era(&self) {
+        self.begin(Scope::All);
+        self.store(&[self.era() + 1], 0);
+        self.end(Scope::All);
+    }
+
+    /// The counter of `key`; `None` while a write is becoming visible or when it cannot be read.
+    pub(crate) fn quiet(&self, key: &[u8]) -> Option<u64> {
+        let Scope::Slot(slot) = Scope::of(key) else { return None };
+        self.load(SLOTS_AT + slot as u64 * 8).filter(|value| value % 2 == 0)
+    }
+
+    fn change(&self, scope: Scope, change: impl Fn(u64) -> u64) {
+        match scope {
+            Scope::Slot(slot) => {
+                let at = SLOTS_AT + slot as u64 * 8;
+                self.store(&[change(self.load(at).unwrap_or(0))], at);
+            }
+            Scope::All => {
+                let slots: Vec<u64> = self.load_slots().into_iter().map(change).collect();
+                self.store(&slots, SLOTS_AT);
+            }
+        }
+    }
+
+    /// Odd: a write is becoming visible.
+    fn begin(&self, scope: Scope) {
+        self.change(scope, |value| value | 1);
+    }
+
+    /// Even again, and another value than before.
+    fn end(&self, scope: Scope) {
+        self.change(scope, |value| (value | 1).wrapping_add(1));
     }
 }
 

@@ -7,14 +7,16 @@ use rusqlite::Connection;
 use weir_base::{Kind, Retry};
 use weir_limits::Deadline;
 
-use super::Disk;
 use super::blob::Hash;
 use super::schema::PAGE_BYTES;
 use super::state::{State, log_budget};
+use super::{Disk, Scope};
 use crate::error::{Error, IndexContext, Result};
 
 /// What puts leave free, so that removing (which may need a page) always fits.
 pub(crate) const MARGIN_BYTES: u64 = 64 << 10;
+/// What writing one entry adds to the log at most: its pages, a few tags', and what splits on the way.
+const ONE_TX_BYTES: u64 = 512 << 10;
 /// How often room is made for one call.
 const ROUNDS_MAX: u32 = 16;
 /// Doomed files removed by one transaction.
@@ -34,6 +36,8 @@ pub(crate) struct Tx<'a> {
     pub(crate) removes: bool,
     /// Set by bodies that change no entry: memory levels need not hear of them.
     pub(crate) silent: bool,
+    /// Which keys memory levels must ask about again.
+    pub(crate) scope: Scope,
     /// What this handle has reserved once this commits.
     pub(crate) on_commit_reserved: Option<u64>,
     open: bool,
@@ -65,6 +69,7 @@ impl<'a> Tx<'a> {
             now_ms: disk.now_ms(),
             removes: false,
             silent: false,
+            scope: Scope::All,
             on_commit_reserved: None,
             open: true,
         })
@@ -109,6 +114,15 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
+    /// Whether this transaction will do more than its body: evict, clear many files, count hits.
+    fn does_more(&self) -> bool {
+        let crowded = self.state.entry_limit > 0 && self.state.entries >= self.state.entry_limit;
+        crowded
+            || self.state.total() > self.low_water()
+            || self.state.doomed > 8
+            || self.state.policy != crate::options::Policy::S3Fifo
+    }
+
     fn commit(mut self) -> Result<Commit> {
         let pages = count(self.sql, "PRAGMA page_count")?;
         self.state.index_pages = self.state.index_pages.max(pages);
@@ -124,9 +138,9 @@ impl<'a> Tx<'a> {
         if self.silent {
             run(self.sql, "COMMIT")?;
         } else {
-            self.disk.generation.begin();
+            self.disk.generation.begin(self.scope);
             let outcome = run(self.sql, "COMMIT");
-            self.disk.generation.end();
+            self.disk.generation.end(self.scope);
             outcome?;
         }
         self.open = false;
@@ -134,8 +148,7 @@ impl<'a> Tx<'a> {
             self.disk.reservation_committed(reserved);
         }
         for hash in &self.doomed_now {
-            // Counted until the next transaction finds it gone.
-            let _ = self.disk.blobs.remove(hash);
+            self.disk.drop_blob_file(hash);
         }
         Ok(Commit::Done)
     }
@@ -175,10 +188,20 @@ impl Disk {
         self.write_until(Deadline::after(&*self.clock, self.lock_deadline), body)
     }
 
+    /// Like [`Disk::write`], for a body that writes one entry: it needs little of the log.
+    pub(crate) fn write_one<T>(&self, body: impl FnMut(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        self.write_sized(Deadline::after(&*self.clock, self.lock_deadline), ONE_TX_BYTES, body)
+    }
+
     /// Like [`Disk::write`], with a deadline for the lock.
-    pub(crate) fn write_until<T>(
+    pub(crate) fn write_until<T>(&self, deadline: Deadline, body: impl FnMut(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        self.write_sized(deadline, u64::MAX, body)
+    }
+
+    fn write_sized<T>(
         &self,
         deadline: Deadline,
+        log_bytes: u64,
         mut body: impl FnMut(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
         if self.read_only {
@@ -188,18 +211,28 @@ impl Disk {
         let held = self.lock.acquire(deadline)?;
         self.note_lock_wait(self.clock.monotonic().saturating_sub(started));
         let sql = self.take()?;
-        let outcome = self.write_locked(&sql, &mut body);
+        let outcome = self.write_locked(&sql, log_bytes, &mut body);
         drop(held);
         self.give_back(sql, &outcome);
         outcome
     }
 
-    fn write_locked<T>(&self, sql: &Connection, body: &mut impl FnMut(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+    fn write_locked<T>(
+        &self,
+        sql: &Connection,
+        log_bytes: u64,
+        body: &mut impl FnMut(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
         for round in 0..ROUNDS_MAX {
-            self.make_log_room(sql)?;
+            self.make_log_room(sql, log_bytes)?;
             let mut tx = Tx::begin(self, sql)?;
+            if tx.does_more() && self.log_bytes() > self.log_budget() / 2 {
+                drop(tx);
+                self.make_log_room(sql, u64::MAX)?;
+                tx = Tx::begin(self, sql)?;
+            }
             tx.clear_doomed()?;
-            self.apply_touches(&mut tx)?;
+            self.apply_touches(&tx)?;
             let value = body(&mut tx)?;
             match tx.commit()? {
                 Commit::Done => return Ok(value),
@@ -212,6 +245,7 @@ impl Disk {
 
     /// Evicts for `bytes`; from the second round on also shrinks the index's file.
     fn make_room(&self, sql: &Connection, bytes: u64, round: u32) -> Result<()> {
+        self.make_log_room(sql, u64::MAX)?;
         let mut tx = Tx::begin(self, sql)?;
         tx.removes = true;
         tx.clear_doomed()?;
@@ -228,7 +262,7 @@ impl Disk {
     /// Gives free pages back to the file system in a bounded step.
     pub(crate) fn shrink_index(&self, sql: &Connection) -> Result<()> {
         const PAGES_MAX: u64 = 4096;
-        self.make_log_room(sql)?;
+        self.make_log_room(sql, u64::MAX)?;
         let tx = Tx::begin(self, sql)?;
         let free = tx.free_pages()?.min(PAGES_MAX);
         if free > 0 {
@@ -247,10 +281,10 @@ impl Disk {
         Ok(())
     }
 
-    /// Restarts the log when it has used half of its budget: one transaction takes at most the other half.
-    fn make_log_room(&self, sql: &Connection) -> Result<()> {
-        let half = self.log_budget() / 2;
-        if self.log_bytes() <= half || self.truncate_log(sql)? {
+    /// Restarts the log when less than `room_bytes` of its budget are left.
+    fn make_log_room(&self, sql: &Connection, room_bytes: u64) -> Result<()> {
+        let budget = self.log_budget();
+        if self.log_bytes() + room_bytes.min(budget / 2) <= budget || self.truncate_log(sql)? {
             return Ok(());
         }
         let deadline = Deadline::after(&*self.clock, self.lock_deadline);

@@ -27,6 +27,10 @@ pub(crate) struct Writer {
     /// What the committed row says.
     recorded: u64,
     in_flight: u64,
+    /// Bytes of the spare file, part of `in_flight`; zero when there is none.
+    spare: u64,
+    /// Blobs being staged: one thread at a time for each.
+    staging: Vec<Hash>,
 }
 
 /// Bytes of this handle's reservation that one staged blob uses; given back when dropped.
@@ -49,7 +53,70 @@ impl Drop for Cover<'_> {
     }
 }
 
+/// What a handle keeps reserved between its writes.
+fn standing_bytes(limit: u64) -> u64 {
+    (limit / 256) & !4095
+}
+
 impl Disk {
+    /// Waits until no other thread of this handle stages the same blob; gives the spare file to the caller if there is one
+    /// that its cover is large enough for.
+    pub(crate) fn begin_staging(&self, hash: &Hash, cover: &Cover<'_>) -> Result<bool> {
+        let deadline = Deadline::after(&*self.clock, self.lock_deadline);
+        loop {
+            let begun = self.with_writer(|writer| {
+                if writer.staging.contains(hash) {
+                    return None;
+                }
+                writer.staging.push(*hash);
+                let fits = writer.spare > 0 && writer.spare <= cover.bytes;
+                if fits {
+                    writer.in_flight = writer.in_flight.saturating_sub(std::mem::take(&mut writer.spare));
+                }
+                Some(fits)
+            });
+            if let Some(Some(spare)) = begun {
+                return Ok(spare);
+            }
+            if deadline.has_passed(&*self.clock) {
+                return Err(Error::new(weir_base::Kind::Unavailable, "another thread is writing the same value")
+                    .with_retry(weir_base::Retry::Backoff));
+            }
+            self.clock.sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The blob is where it belongs, or given up.
+    pub(crate) fn end_staging(&self, hash: &Hash) {
+        self.with_writer(|writer| writer.staging.retain(|staged| staged != hash));
+    }
+
+    /// After the commit that dropped a blob, under the lock: its file becomes the spare if this handle has none and its
+    /// reservation covers it. Otherwise it is removed. Counted twice until the next transaction finds its name gone.
+    pub(crate) fn drop_blob_file(&self, hash: &Hash) {
+        let wants = self.with_writer(|writer| writer.spare == 0 && writer.in_flight < writer.reserved) == Some(true);
+        let bytes = if wants { self.blobs.unshare(hash).unwrap_or(0) } else { 0 };
+        let covered = |writer: &mut Writer| {
+            let fits = bytes > 0 && writer.spare == 0 && writer.in_flight + bytes <= writer.reserved;
+            if fits {
+                writer.in_flight += bytes;
+            }
+            fits.then_some(writer.id)
+        };
+        let kept = self.with_writer(covered).flatten().is_some_and(|id| {
+            let kept = self.blobs.keep_spare(id, hash).is_ok();
+            self.with_writer(|writer| match kept {
+                true => writer.spare = bytes,
+                false => writer.in_flight = writer.in_flight.saturating_sub(bytes),
+            });
+            kept
+        });
+        if !kept {
+            // Counted until the next transaction finds it gone.
+            let _ = self.blobs.remove(hash);
+        }
+    }
+
     fn with_writer<T>(&self, change: impl FnOnce(&mut Writer) -> T) -> Option<T> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(change)
     }
@@ -76,7 +143,7 @@ impl Disk {
             let _ = self.fs.remove_file(&path); // another thread was first
             return Ok(());
         }
-        *slot = Some(Writer { id, _lock: file, reserved: 0, recorded: 0, in_flight: 0 });
+        *slot = Some(Writer { id, _lock: file, reserved: 0, recorded: 0, in_flight: 0, spare: 0, staging: Vec::new() });
         Ok(())
     }
 
@@ -92,13 +159,19 @@ impl Disk {
         };
         let cover = Cover { disk: self, writer, bytes };
         if !covered {
-            self.write(|tx| self.grow_reservation(tx))?;
+            self.write_one(|tx| self.grow_reservation(tx))?;
         }
         Ok(cover)
     }
 
     fn grow_reservation(&self, tx: &mut Tx<'_>) -> Result<()> {
-        let Some((id, wanted)) = self.with_writer(|writer| (writer.id, writer.in_flight.max(writer.reserved))) else {
+        // Twice what is asked for, as far as it may stand: the next blob, or a spare file.
+        let standing = standing_bytes(tx.state.limit);
+        let wanted = |writer: &mut Writer| {
+            let twice = (writer.in_flight * 2).min(standing);
+            (writer.id, writer.in_flight.max(writer.reserved).max(twice))
+        };
+        let Some((id, wanted)) = self.with_writer(wanted) else {
             return Ok(());
         };
         self.set_reservation(tx, id, wanted)?;
@@ -125,14 +198,16 @@ impl Disk {
         Ok(())
     }
 
-    /// In the commit that counts a staged blob: gives back what is above the standing part.
+    /// In the commit that counts a staged blob: gives back what is above the standing part, or takes what is below it.
     pub(crate) fn settle_reservation(&self, tx: &mut Tx<'_>, cover: &Cover<'_>) -> Result<()> {
-        let standing = (tx.state.limit / 256) & !4095;
+        let standing = standing_bytes(tx.state.limit);
         let change = self.with_writer(|writer| {
-            let wanted = writer.in_flight.saturating_sub(cover.bytes).max(standing.min(writer.reserved));
+            // Room for the next blob and a spare file, as far as it may stand.
+            let kept = standing.min(writer.reserved.max(cover.bytes * 2));
+            let wanted = writer.in_flight.saturating_sub(cover.bytes).max(kept);
             // Lowered before the commit: a thread that begins now sees the smaller one and asks for its own.
             writer.reserved = writer.reserved.min(wanted);
-            (wanted < writer.recorded).then_some((writer.id, wanted))
+            (wanted != writer.recorded).then_some((writer.id, wanted))
         });
         if let Some(Some((id, wanted))) = change {
             self.set_reservation(tx, id, wanted)?;
@@ -186,12 +261,13 @@ impl Disk {
     fn remove_leftovers(&self, tx: &Tx<'_>, dead: &HashSet<i64>) -> Result<()> {
         let io = |error| Error::io("cannot remove what a dead writer left", error);
         for (path, parsed) in self.blobs.staged().map_err(io)? {
-            let Some((writer, hash)) = parsed.filter(|(writer, _)| dead.contains(writer)) else { continue };
-            if !blob_is_counted(tx, &hash)? {
+            let Some((_, hash)) = parsed.filter(|(writer, _)| dead.contains(writer)) else { continue };
+            if let Some(hash) = hash
+                && !blob_is_counted(tx, &hash)?
+            {
                 self.blobs.remove(&hash).map_err(io)?;
             }
             self.blobs.remove_stranger(&path).map_err(io)?;
-            self.blobs.remove_staging(writer, &hash);
         }
         Ok(())
     }
@@ -205,6 +281,7 @@ impl Disk {
     /// At the end of a handle: best effort, since anybody can do it afterwards.
     pub(crate) fn release_reservation(&self) {
         let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        self.blobs.remove_spare(writer.id);
         let deadline = Deadline::after(&*self.clock, Duration::from_millis(200));
         let released = self.write_until(deadline, |tx| {
             (tx.removes, tx.silent) = (true, true);
@@ -222,7 +299,14 @@ impl Disk {
 
     /// The index is another one now and knows nothing of this handle.
     pub(crate) fn forget_reservation(&self) {
-        self.with_writer(|writer| (writer.reserved, writer.recorded) = (0, 0));
+        let id = self.with_writer(|writer| {
+            writer.in_flight = writer.in_flight.saturating_sub(std::mem::take(&mut writer.spare));
+            (writer.reserved, writer.recorded) = (0, 0);
+            writer.id
+        });
+        if let Some(id) = id {
+            self.blobs.remove_spare(id);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weir_base::{ByteSize, Kind};
 use weir_cache::{Cache, CacheOptions, LIMIT_MIN, Policy, PutOptions};
 
-use crate::{check_agreement, noise, options};
+use crate::{check_agreement, noise, open, options};
 
 fn sized(dir: &std::path::Path, mib: u64, policy: Policy) -> Cache {
     let limit = Some(ByteSize::mib(mib));
@@ -134,6 +134,64 @@ fn equal_values_share_their_blob_within_and_between_namespaces() {
         .map(|shard| std::fs::read_dir(shard.unwrap().path()).unwrap().count())
         .sum();
     assert_eq!(pooled, 0, "the last one takes the shared name with it");
+}
+
+/// Files of the staging folder.
+fn staged(dir: &std::path::Path) -> Vec<String> {
+    let files = std::fs::read_dir(dir.join("ns/test/staging")).unwrap();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn c2_the_file_of_a_removed_blob_is_written_over_unless_somebody_shares_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, plain) = (open(dir.path()), PutOptions::default());
+    let cold = Cache::open(CacheOptions { memory_limit: ByteSize::new(0), ..options(dir.path()) }).unwrap();
+    // The length goes up and down: what is longer than the spare gets a file of its own, what is shorter cuts it.
+    for round in 0..40u64 {
+        let value = noise(round, 20_000 + (round as usize % 5) * 1000);
+        cache.put("key", &value, &plain).unwrap();
+        assert!(cold.get("key").as_deref() == Some(&value[..]), "round {round}");
+        let staged = staged(dir.path());
+        assert!(staged.len() <= 1 && staged.iter().all(|name| name.ends_with("-spare")), "{staged:?}");
+        check_agreement(&cache);
+    }
+    assert_eq!(staged(dir.path()).len(), 1, "one is kept");
+    let other = Cache::open(CacheOptions { memory_limit: ByteSize::new(0), ..CacheOptions::new(dir.path(), "other") });
+    let other = other.unwrap();
+    let shared = noise(1000, 22_000);
+    for owner in [&cache, &other] {
+        owner.put("shared", &shared, &plain).unwrap();
+    }
+    for round in 2000..2010 {
+        cache.put("shared", &noise(round, 22_000), &plain).unwrap();
+        assert!(other.get("shared").as_deref() == Some(&shared[..]), "its bytes are another namespace's too");
+    }
+    check_agreement(&cache);
+    drop(cold);
+    drop(cache);
+    assert!(staged(dir.path()).is_empty(), "a handle that ends leaves none");
+    assert_eq!(open(dir.path()).size().unwrap().reserved_bytes, 0);
+}
+
+#[test]
+fn equal_values_put_by_many_threads_at_once_are_all_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let value = noise(7, 100_000);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (cache, value) = (&cache, &value);
+            scope.spawn(move || {
+                for round in 0..10 {
+                    cache.put(format!("{thread}-{round}"), value, &PutOptions::default()).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(cache.size().unwrap().entries, 80);
+    assert!(cache.size().unwrap().blob_bytes < 200_000, "one blob");
+    check_agreement(&cache);
 }
 
 #[test]

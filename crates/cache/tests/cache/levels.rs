@@ -41,10 +41,20 @@ fn a_memory_hit_never_outlives_a_write_of_another_handle() {
         // A write of something else makes the next hit compare versions, and the one after not.
         one.put("other", b"", &PutOptions::default()).unwrap();
         assert!(two.get("key").as_deref() == Some(&value[..]));
-        if round % 5 == 0 {
-            one.delete("key").unwrap();
-            assert_eq!(two.get("key"), None);
+        // Each way of removing it is seen at once, also where it does not name the key.
+        let tagged = PutOptions { tags: vec!["tag".into()], ..PutOptions::default() };
+        one.put("key", &value, &tagged).unwrap();
+        assert!(two.get("key").is_some() && two.get("key").is_some());
+        let deletes = [Op::Delete { key: b"key".into() }, Op::Delete { key: b"none".into() }];
+        match round % 6 {
+            0 => assert!(one.delete("key").unwrap()),
+            1 => assert_eq!(one.invalidate_tag("tag").unwrap(), 1),
+            2 => assert_eq!(one.invalidate_prefix("ke").unwrap(), 1),
+            3 => drop(one.batch(&deletes).unwrap()),
+            4 => assert_eq!(one.clear().unwrap(), 2),
+            _ => assert_ne!(one.put_absent("key", &PutOptions::default()).unwrap(), Put::Refused),
         }
+        assert_eq!(two.get("key"), None, "round {round}");
     }
 }
 
@@ -235,6 +245,63 @@ fn a_stale_value_is_answered_at_once_while_one_caller_computes() {
     });
     assert_eq!(value.unwrap(), &b"new"[..]);
     assert_eq!(cache.get("key").as_deref(), Some(&b"new"[..]));
+}
+
+#[test]
+fn s1_a_stale_value_is_refreshed_in_the_background_by_a_bounded_number_of_threads() {
+    use std::sync::mpsc::channel;
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let shared: Arc<dyn weir_base::Clock> = Arc::clone(&clock) as Arc<dyn weir_base::Clock>;
+    let cache = Cache::open(CacheOptions { clock: shared, refreshes_max: 2, ..options(dir.path()) }).unwrap();
+    let options = PutOptions { stale: Some(Duration::from_secs(100)), ..PutOptions::ttl(Duration::from_secs(10)) };
+    for key in ["a", "b", "c"] {
+        cache.put(key, b"old", &options).unwrap();
+    }
+    clock.move_by(20);
+    let (begin, began) = channel::<()>();
+    let gates: Vec<_> = ["a", "b", "c"]
+        .map(|key| {
+            let ((open, wait), begin) = (channel::<()>(), begin.clone());
+            let value = cache.get_or_refresh(key, &options, move || {
+                begin.send(()).map_err(|error| error.to_string())?;
+                wait.recv().map_err(|error| error.to_string())?;
+                Ok::<_, String>(format!("new {key}").into_bytes())
+            });
+            assert_eq!(value.unwrap(), &b"old"[..], "answered at once");
+            open
+        })
+        .into();
+    assert_eq!(cache.refreshes_running(), 2, "S1");
+    (0..2).for_each(|_| began.recv().unwrap());
+    let second = cache.get_or_refresh("a", &options, || Err::<Vec<u8>, _>("computed twice"));
+    assert_eq!(second.unwrap(), &b"old"[..], "one computation per key");
+    gates[0].send(()).unwrap();
+    gates[1].send(()).unwrap();
+    assert!(gates[2].send(()).is_err(), "the third was not started");
+    settle(&cache);
+    assert_eq!(cache.get("a").as_deref(), Some(&b"new a"[..]));
+    assert_eq!(cache.get("b").as_deref(), Some(&b"new b"[..]));
+    assert_eq!(cache.get("c").as_deref(), Some(&b"old"[..]));
+    // What fails leaves the stale value, and its place; so does what panics.
+    let failed = cache.get_or_refresh("c", &options, || Err::<Vec<u8>, _>("no"));
+    assert_eq!(failed.unwrap(), &b"old"[..]);
+    settle(&cache);
+    let panicked = cache.get_or_refresh("c", &options, || -> Result<Vec<u8>, String> { panic!("on purpose") });
+    assert_eq!(panicked.unwrap(), &b"old"[..]);
+    settle(&cache);
+    assert!(cache.stat().failed > 0);
+    cache.get_or_refresh("c", &options, || Ok::<_, String>(b"new c".to_vec())).unwrap();
+    settle(&cache);
+    assert_eq!(cache.get("c").as_deref(), Some(&b"new c"[..]));
+    let missing = cache.get_or_refresh("d", &options, || Err::<Vec<u8>, _>("no"));
+    assert_eq!(missing.unwrap_err(), "no", "there is nothing to answer with");
+}
+
+fn settle(cache: &Cache) {
+    while cache.refreshes_running() > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod hit_ratio;
 mod levels;
 mod processes;
 mod redis_level;
+mod traces;
 
 use std::path::Path;
 use std::sync::Arc;

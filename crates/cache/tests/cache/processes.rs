@@ -17,9 +17,9 @@ pub(crate) fn worker_path() -> PathBuf {
     path
 }
 
-fn start(dir: &Path, seed: u64, seconds: f64) -> Child {
+fn start(dir: &Path, seed: u64, seconds: f64, value_bytes_max: u64) -> Child {
     Command::new(worker_path())
-        .args([dir.to_str().unwrap(), "test", &seed.to_string(), &seconds.to_string(), "120000"])
+        .args([dir.to_str().unwrap(), "test", &seed.to_string(), &seconds.to_string(), &value_bytes_max.to_string()])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
@@ -40,38 +40,87 @@ fn bytes_from_outside(dir: &Path) -> u64 {
     total
 }
 
-#[test]
-fn c2_sixteen_processes_some_killed_never_pass_the_limit_and_count_what_is_there() {
-    let dir = tempfile::tempdir().unwrap();
-    let limit = 12 << 20;
-    let cache = Cache::open(CacheOptions { limit: Some(ByteSize::new(limit)), ..options(dir.path()) }).unwrap();
-    let mut workers: Vec<Child> = (0..16).map(|seed| start(dir.path(), seed, 6.0)).collect();
-    let until = Instant::now() + Duration::from_secs(5);
-    let (mut seed, mut highest) = (100, 0);
+/// What a stress run is made of.
+struct Stress {
+    processes: u64,
+    seconds: f64,
+    limit_bytes: u64,
+    value_bytes_max: u64,
+}
+
+/// Kills and replaces a worker every 100 ms; gives those that are left and the number of kills.
+fn kill_every_100_ms(stress: &Stress, dir: &Path, until: Instant) -> (Vec<Child>, u64) {
+    let left = || until.saturating_duration_since(Instant::now()).as_secs_f64();
+    let mut workers: Vec<Child> =
+        (0..stress.processes).map(|seed| start(dir, seed, left(), stress.value_bytes_max)).collect();
+    let mut kills = 0;
+    let mut next_kill = Instant::now();
     while Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(100));
-        let victim = seed as usize % workers.len();
-        workers[victim].kill().unwrap();
-        workers[victim].wait().unwrap();
-        seed += 1;
-        workers[victim] = start(dir.path(), seed, (until - Instant::now().min(until)).as_secs_f64());
-        highest = highest.max(bytes_from_outside(&dir.path().join("ns/test")));
-        assert!(highest <= limit, "C2: {highest} bytes seen from outside");
-        let size = cache.size().unwrap();
-        assert!(size.bytes <= size.limit, "C2: {size:?}");
+        next_kill += Duration::from_millis(100);
+        std::thread::sleep(next_kill.saturating_duration_since(Instant::now()));
+        let at = (kills % stress.processes) as usize;
+        workers[at].kill().unwrap();
+        let status = workers[at].wait().unwrap();
+        assert!(status.code().is_none_or(|code| code == 0), "C1: a worker ended with {status}");
+        kills += 1;
+        workers[at] = start(dir, stress.processes + kills, left(), stress.value_bytes_max);
     }
+    (workers, kills)
+}
+
+/// Processes that do random operations, one of them killed and replaced every 100 ms, watched from outside all the time.
+fn hammer(stress: &Stress) {
+    // One run at a time: two would starve each other's watcher.
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    let (namespace, limit) = (dir.path().join("ns/test"), stress.limit_bytes);
+    let cache = Cache::open(CacheOptions { limit: Some(ByteSize::new(limit)), ..options(dir.path()) }).unwrap();
+    let until = Instant::now() + Duration::from_secs_f64(stress.seconds);
+    let (mut looks, mut highest) = (0, 0);
+    let (workers, kills) = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| kill_every_100_ms(stress, dir.path(), until));
+        while Instant::now() < until {
+            let seen = bytes_from_outside(&namespace);
+            (looks, highest) = (looks + 1, seen.max(highest));
+            assert!(seen <= limit, "C2: {seen} bytes seen from outside, the limit is {limit}");
+            let size = cache.size().unwrap();
+            assert!(size.bytes <= size.limit, "C2: {size:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        killer.join().unwrap()
+    });
+    let (mut done, mut refused) = (0, 0);
     for worker in workers {
         let output = worker.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "C1: {:?} {said}", output.status);
+        let numbers: Vec<u64> = said.split_whitespace().map(|number| number.parse().unwrap()).collect();
+        (done, refused) = (done + numbers[0], refused + numbers[1]);
     }
-    assert!(highest > limit / 4, "there was something to count: {highest}");
+    // A loaded machine kills and looks less often; but the test must have killed, looked and worked.
+    assert!(kills as f64 >= stress.seconds * 2.0 && looks as f64 >= stress.seconds, "{kills} kills, {looks} looks");
+    assert!(done > stress.processes * 10 && refused < done / 4, "{done} operations, {refused} refused");
+    assert!(highest > limit / 2, "there was something to count: {highest}");
+    let evicted = cache.stat().evicted;
+    assert!(evicted > 0, "the limit was reached");
     check_agreement(&cache);
     let size = cache.size().unwrap();
     assert_eq!(size.reserved_bytes, 0, "C2: nobody is left who could have reserved: {size:?}");
     cache.clear().unwrap();
     cache.put("after", b"value", &PutOptions::default()).unwrap();
     assert_eq!(cache.size().unwrap().blob_bytes, 0);
+}
+
+#[test]
+fn c2_sixteen_processes_some_killed_never_pass_the_limit_and_count_what_is_there() {
+    hammer(&Stress { processes: 16, seconds: 5.0, limit_bytes: 8 << 20, value_bytes_max: 200_000 });
+}
+
+/// Takes a minute: the stress test of the cache.
+#[test]
+fn c2_sixty_four_processes_for_a_minute_with_ten_kills_a_second() {
+    hammer(&Stress { processes: 64, seconds: 60.0, limit_bytes: 32 << 20, value_bytes_max: 600_000 });
 }
 
 #[test]
