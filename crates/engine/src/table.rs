@@ -297,9 +297,24 @@ impl TableState {
         self.lock().stored = Some(Arc::clone(table));
     }
 
-    /// Shows a newer committed version; `flushed` says that it holds the frozen rows.
-    pub fn committed(&self, snapshot: Arc<Snapshot>, flushed: bool) {
+    /// Forgets the table in the store after it was dropped, and its columns with it. The buffer must be empty, and stay so
+    /// meanwhile: the caller holds writes back.
+    pub(crate) fn detach(&self, memory: &Arc<Memory>) {
         let mut inner = self.lock();
+        assert!(inner.open.span.is_none() && inner.frozen.is_none(), "a table with buffered rows is let go");
+        let dictionary = Dictionary::new(&self.series_limit, memory);
+        let (schema, open) = (SchemaRef::default(), Open::new(memory));
+        *inner = Inner { schema, stored: None, committed: None, dictionary, open, frozen: None };
+    }
+
+    /// Shows the newest known version of the table in the store; `flushed` says that it holds the frozen rows. One that was let go
+    /// meanwhile is not shown.
+    pub fn committed(&self, table: &Arc<Table>, flushed: bool) {
+        let snapshot = table.snapshot();
+        let mut inner = self.lock();
+        if inner.stored.as_ref().is_none_or(|stored| stored.folder() != table.folder()) {
+            return;
+        }
         if flushed {
             inner.frozen = None;
         }

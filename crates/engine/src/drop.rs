@@ -1,0 +1,135 @@
+//! Drops tables, and brings them back: one commit of the catalog; the folder stays until the undo window is over.
+//!
+//! A drop waits for the writes that are on their way and holds new ones back for a moment, so that every row lies clearly
+//! before it (flushed into the folder that is dropped) or after it (in a new table of the same name). Another server on a
+//! shared store learns of a drop from the catalog; what it had acknowledged by then is flushed into the dropped folder.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_base::{Kind, Retry};
+
+use crate::engine::{Engine, Shared};
+use crate::error::{Error, Result};
+use crate::store::{CatalogEntry, TableState as CatalogState};
+use crate::table::TableState;
+
+impl Engine {
+    /// Drops a table, as `operation` (an id, or a word). The entry that is returned names its folder, by which it can be brought back.
+    ///
+    /// # Errors
+    /// `not found` when there is no such table; `unavailable` when writes do not end in time (setting `schema_wait`); those of the store.
+    pub async fn drop_table(&self, database: &str, table: &str, operation: &str) -> Result<CatalogEntry> {
+        let state = self.existing(database, table).await?;
+        crate::flush::flush_buffered(&self.shared, &state).await?;
+        let stored = self.shared.store_table(&state).await?;
+        self.drop_folder(stored.folder(), operation).await
+    }
+
+    /// Drops the table in a folder; one that is dropped already stays so.
+    ///
+    /// # Errors
+    /// As [`Engine::drop_table`].
+    pub async fn drop_folder(&self, folder: &str, operation: &str) -> Result<CatalogEntry> {
+        let shared = &self.shared;
+        let entry = self.folder(folder).await?;
+        if let Some(state) = shared.tables.get(&entry.database, &entry.table) {
+            // Most rows go before writes are held back.
+            crate::flush::flush_buffered(shared, &state).await?;
+        }
+        let _gate = shared.hold_writes().await?;
+        let loaded = shared.tables.get(&entry.database, &entry.table);
+        let Some(state) = loaded.filter(|state| state.stored().is_some_and(|table| table.folder() == folder)) else {
+            return shared.store.drop_folder(folder, operation).await;
+        };
+        let _compacting = state.compacting.lock().await;
+        crate::flush::flush_buffered(shared, &state).await?;
+        let _flushing = state.flushing.lock().await;
+        let dropped = shared.store.drop_folder(folder, operation).await?;
+        state.detach(&shared.memory);
+        Ok(dropped)
+    }
+
+    /// Brings the dropped table in a folder back, as `operation`; one that is live already stays so.
+    ///
+    /// # Errors
+    /// `conflict` when its name is in use again, or when it was dropped longer ago than the undo window (setting `undo_window`);
+    /// `not found`; those of the store.
+    pub async fn undrop_folder(&self, folder: &str, operation: &str) -> Result<CatalogEntry> {
+        let shared = &self.shared;
+        let entry = self.folder(folder).await?;
+        if entry.state == CatalogState::Live {
+            return Ok(entry);
+        }
+        if let Some(why) = self.undrop_obstacle(&entry) {
+            return Err(Error::new(Kind::Conflict, why));
+        }
+        let _gate = shared.hold_writes().await?;
+        if let Some(why) = self.undrop_obstacle(&entry) {
+            return Err(Error::new(Kind::Conflict, why));
+        }
+        let revived = shared.store.undrop_table(folder, operation).await?;
+        // Loads it, so that the next write finds its columns.
+        shared.table(&entry.database, &entry.table).await?;
+        Ok(revived)
+    }
+
+    /// What the catalog says of a folder now.
+    ///
+    /// # Errors
+    /// `not found` when it does not know it; those of the store.
+    pub async fn folder(&self, folder: &str) -> Result<CatalogEntry> {
+        if self.shared.store.is_shared() {
+            self.shared.store.refresh().await?;
+        }
+        let missing = || Error::new(Kind::NotFound, format!("the catalog has no table in folder '{folder}'"));
+        self.shared.store.entry(folder).ok_or_else(missing)
+    }
+
+    /// Why a dropped table cannot be brought back; `None` when it can.
+    pub(crate) fn undrop_obstacle(&self, entry: &CatalogEntry) -> Option<String> {
+        let CatalogEntry { database, table, .. } = entry;
+        let buffered = self.shared.tables.get(database, table).is_some_and(|state| state.exists());
+        if buffered || self.shared.store.is_live(database, table) {
+            return Some(format!("the name '{table}' is in use again in database '{database}'"));
+        }
+        let window = self.config().undo_window;
+        let window_us = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
+        let age_us = self.shared.env.clock.now().div_euclid(1000).saturating_sub(entry.changed_us);
+        (age_us > window_us).then(|| {
+            let hours = window.as_secs() / 3600;
+            format!("table '{table}' was dropped longer ago than the undo window of {hours} h (setting undo_window)")
+        })
+    }
+}
+
+impl Shared {
+    /// Waits for the writes on their way and holds new ones back while the guard lives.
+    async fn hold_writes(&self) -> Result<tokio::sync::OwnedRwLockWriteGuard<()>> {
+        let held = tokio::time::timeout(self.config.schema_wait, Arc::clone(&self.write_gate).write_owned()).await;
+        held.map_err(|_| {
+            Error::new(Kind::Unavailable, "writes do not end in time (setting schema_wait)")
+                .with_retry(Retry::After(Duration::from_secs(1)))
+        })
+    }
+
+    /// Lets go of a table that another server has dropped: its buffered rows go into the dropped folder, later ones into a new
+    /// table.
+    pub(crate) async fn let_go_if_dropped(self: &Arc<Self>, state: &Arc<TableState>) -> Result<()> {
+        let is_dropped = |shared: &Self| {
+            let entry = state.stored().and_then(|table| shared.store.entry(table.folder()));
+            entry.is_some_and(|entry| entry.state == CatalogState::Dropped)
+        };
+        if !is_dropped(self) {
+            return Ok(());
+        }
+        let _gate = self.hold_writes().await?;
+        let _compacting = state.compacting.lock().await;
+        crate::flush::flush_buffered(self, state).await?;
+        let _flushing = state.flushing.lock().await;
+        if is_dropped(self) {
+            state.detach(&self.memory);
+        }
+        Ok(())
+    }
+}
