@@ -20,10 +20,8 @@ impl Engine {
     /// # Errors
     /// `not found` when there is no such table; `unavailable` when writes do not end in time (setting `schema_wait`); those of the store.
     pub async fn drop_table(&self, database: &str, table: &str, operation: &str) -> Result<CatalogEntry> {
-        let state = self.existing(database, table).await?;
-        crate::flush::flush_buffered(&self.shared, &state).await?;
-        let stored = self.shared.store_table(&state).await?;
-        self.drop_folder(stored.folder(), operation).await
+        let place = self.place(database, table).await?;
+        self.drop_folder(place.table.folder(), operation).await
     }
 
     /// Drops the table in a folder; one that is dropped already stays so.

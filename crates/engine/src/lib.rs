@@ -18,6 +18,7 @@ pub mod memory;
 pub mod merge;
 pub mod names;
 mod overlap;
+pub mod operations;
 pub mod past;
 pub mod read;
 mod recover;

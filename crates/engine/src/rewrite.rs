@@ -44,7 +44,31 @@ pub struct Rewritten {
 /// A stream of rows in the logical layout, sorted, one row per key.
 pub(crate) type RowStream = BoxStream<'static, Result<arrow::array::RecordBatch>>;
 
+/// A table that is to be rewritten, and where it was stored when that was decided: one of the same name that comes after a drop is
+/// another.
+pub(crate) struct Place {
+    pub(crate) state: Arc<TableState>,
+    pub(crate) table: Arc<Table>,
+}
+
+impl Place {
+    /// The table, if it has not been dropped meanwhile.
+    fn check(&self) -> Result<&Arc<Table>> {
+        let same = self.state.stored().is_some_and(|stored| stored.folder() == self.table.folder());
+        let gone = || Error::new(Kind::NotFound, format!("table '{}' was dropped", self.table.name()));
+        if same { Ok(&self.table) } else { Err(gone()) }
+    }
+}
+
 impl Engine {
+    /// A table with everything that it has buffered now in files.
+    pub(crate) async fn place(&self, database: &str, table: &str) -> Result<Place> {
+        let state = self.existing(database, table).await?;
+        crate::flush::flush_buffered(&self.shared, &state).await?;
+        let table = self.shared.store_table(&state).await?;
+        Ok(Place { state, table })
+    }
+
     pub(crate) async fn existing(&self, database: &str, table: &str) -> Result<Arc<TableState>> {
         let missing = || Error::new(Kind::NotFound, format!("there is no table '{table}' in database '{database}'"));
         if self.shared.store.is_shared() {

@@ -8,13 +8,12 @@ use arrow::compute::{filter_record_batch, not, prep_null_mask_filter};
 use futures::StreamExt;
 use weir_base::Kind;
 
-use super::{LOST_RACES_MAX, Rewritten, RowStream, merged_files, newest, span, sub_micro, write_files};
+use super::{LOST_RACES_MAX, Place, Rewritten, RowStream, merged_files, newest, span, sub_micro, write_files};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::overlap::overlap_groups;
 use crate::read::Times;
-use crate::store::{Change, Step, Table};
-use crate::table::TableState;
+use crate::store::{Change, Step};
 
 /// For each row of a batch in the logical layout, whether it is meant; NULL means that it is not.
 pub type Predicate = Arc<dyn Fn(&RecordBatch) -> Result<BooleanArray> + Send + Sync>;
@@ -91,11 +90,14 @@ impl Engine {
         filter: &RowFilter,
         operation: &str,
     ) -> Result<Rewritten> {
-        let state = self.existing(database, table).await?;
-        crate::flush::flush_buffered(&self.shared, &state).await?;
+        let place = self.place(database, table).await?;
+        self.delete_at(&place, filter, operation).await
+    }
+
+    pub(crate) async fn delete_at(&self, place: &Place, filter: &RowFilter, operation: &str) -> Result<Rewritten> {
         let mut lost = 0;
         loop {
-            match delete_once(&self.shared, &state, filter, operation).await {
+            match delete_once(&self.shared, place, filter, operation).await {
                 Err(error) if super::is_lost_race(&error) && lost < LOST_RACES_MAX => lost += 1,
                 outcome => return outcome,
             }
@@ -150,14 +152,13 @@ impl Engine {
 
 async fn delete_once(
     shared: &Arc<Shared>,
-    state: &Arc<TableState>,
+    place: &Place,
     filter: &RowFilter,
     operation: &str,
 ) -> Result<Rewritten> {
-    let _lease = state.compacting.lock().await;
-    let gone = || Error::new(Kind::NotFound, format!("table '{}' was dropped meanwhile", state.name));
-    let table = state.stored().ok_or_else(gone)?;
-    let snapshot = newest(shared, &table).await?;
+    let _lease = place.state.compacting.lock().await;
+    let table = place.check()?;
+    let snapshot = newest(shared, table).await?;
     let step = Step { operation: operation.to_owned(), number: 1 };
     if let Some(version) = snapshot.transactions.get(&step.app_id()) {
         return Ok(Rewritten { version: *version, already: true, ..Rewritten::default() });
@@ -166,30 +167,26 @@ async fn delete_once(
     let mut rows = 0;
     for group in overlap_groups(&snapshot.files) {
         let concerned = group.iter().any(|file| filter.concerns(&(file.time_min..=file.time_max)));
-        if !concerned || !holds_any(merged_files(&table, &snapshot.schema, &group).await?, filter).await? {
+        if !concerned || !holds_any(merged_files(table, &snapshot.schema, &group).await?, filter).await? {
             continue;
         }
-        let kept = without(merged_files(&table, &snapshot.schema, &group).await?, filter.clone());
-        let mut files = write_files(shared, &table, &snapshot.schema, sub_micro(&group), kept.rows).await?;
+        let kept = without(merged_files(table, &snapshot.schema, &group).await?, filter.clone());
+        let mut files = write_files(shared, table, &snapshot.schema, sub_micro(&group), kept.rows).await?;
         files.iter_mut().for_each(|file| file.order = span(&group));
         rows += kept.deleted.load(std::sync::atomic::Ordering::Relaxed);
         change.add.extend(files);
         change.remove.extend(group);
     }
-    commit(state, &table, change, rows).await
+    commit(place, change, rows).await
 }
 
 /// Commits a rewrite and shows it to queries.
-pub(super) async fn commit(
-    state: &Arc<TableState>,
-    table: &Arc<Table>,
-    change: Change,
-    rows: u64,
-) -> Result<Rewritten> {
+pub(super) async fn commit(place: &Place, change: Change, rows: u64) -> Result<Rewritten> {
+    let table = &place.table;
     let (files_before, files_after) = (change.remove.len(), change.add.len());
     let app_id = change.step.as_ref().map(Step::app_id);
     let done = table.commit(change).await?;
-    state.committed(table, false);
+    place.state.committed(table, false);
     if done.already {
         // An earlier attempt made it, at a version that its txn tells.
         let version = app_id.and_then(|app_id| table.snapshot().transactions.get(&app_id).copied());

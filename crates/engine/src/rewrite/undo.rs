@@ -12,13 +12,12 @@ use weir_base::Kind;
 
 use super::delete::commit;
 use super::threeway::{self, Sides};
-use super::{LOST_RACES_MAX, Rewritten, merged_files, newest, span, sub_micro, write_files};
+use super::{LOST_RACES_MAX, Place, Rewritten, merged_files, newest, span, sub_micro, write_files};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::overlap::overlap_groups;
 use crate::store::file::DataFile;
 use crate::store::{Change, NewFile, Snapshot, Step, Table};
-use crate::table::TableState;
 
 /// A commit and what it changed.
 struct Done {
@@ -49,13 +48,16 @@ impl Engine {
     /// `not found` when there is no such table; `conflict` when the step before it is not on record or was committed longer
     /// ago than the undo window (setting `undo_window`), and, to be tried again, when others keep changing the files; those of the store.
     pub async fn undo_step(&self, database: &str, table: &str, operation: &str, number: u32) -> Result<Rewritten> {
-        let state = self.existing(database, table).await?;
-        crate::flush::flush_buffered(&self.shared, &state).await?;
+        let place = self.place(database, table).await?;
+        self.undo_at(&place, operation, number).await
+    }
+
+    pub(crate) async fn undo_at(&self, place: &Place, operation: &str, number: u32) -> Result<Rewritten> {
         let step = Step { operation: operation.to_owned(), number };
         let mut known = None;
         let mut lost = 0;
         loop {
-            match undo_once(&self.shared, &state, &step, &mut known).await {
+            match undo_once(&self.shared, place, &step, &mut known).await {
                 Err(error) if super::is_lost_race(&error) && lost < LOST_RACES_MAX => lost += 1,
                 outcome => return outcome,
             }
@@ -74,28 +76,27 @@ pub(crate) fn last_step(snapshot: &Snapshot, operation: &str) -> u32 {
 
 async fn undo_once(
     shared: &Arc<Shared>,
-    state: &Arc<TableState>,
+    place: &Place,
     step: &Step,
     known: &mut Option<Done>,
 ) -> Result<Rewritten> {
-    let _lease = state.compacting.lock().await;
-    let gone = || Error::new(Kind::NotFound, format!("table '{}' was dropped meanwhile", state.name));
-    let table = state.stored().ok_or_else(gone)?;
-    let snapshot = newest(shared, &table).await?;
+    let _lease = place.state.compacting.lock().await;
+    let table = place.check()?;
+    let snapshot = newest(shared, table).await?;
     if let Some(version) = snapshot.transactions.get(&step.app_id()) {
         return Ok(Rewritten { version: *version, already: true, ..Rewritten::default() });
     }
     if known.is_none() {
-        *known = Some(find(shared, &table, &snapshot, step).await?);
+        *known = Some(find(shared, table, &snapshot, step).await?);
     }
     let Some(done) = known else { return Err(Error::new(Kind::Internal, "a commit was found and is not there")) };
     let mut change = Change::rewrite("UNDO", step.clone(), Arc::clone(&snapshot), Vec::new(), Vec::new());
     let changed = Arc::new(AtomicU64::new(0));
     for (live, touched) in regions(&snapshot, done) {
-        change.add.extend(take_back(shared, &table, &snapshot, done, &live, &touched, &changed).await?);
+        change.add.extend(take_back(shared, table, &snapshot, done, &live, &touched, &changed).await?);
         change.remove.extend(live);
     }
-    commit(state, &table, change, changed.load(Ordering::Relaxed)).await
+    commit(place, change, changed.load(Ordering::Relaxed)).await
 }
 
 /// Finds the commit of the step before `step`, and the states around it.
