@@ -198,7 +198,8 @@ impl Work {
     /// The live table in a folder.
     async fn live(&self, folder: &str) -> Result<CatalogEntry> {
         let entry = self.engine.folder(folder).await?;
-        let dropped = || Error::new(Kind::Conflict, format!("table '{}' was dropped: bring it back first", entry.table));
+        let dropped =
+            || Error::new(Kind::Conflict, format!("table '{}' was dropped: bring it back first", entry.table));
         if entry.state == CatalogState::Live { Ok(entry) } else { Err(dropped()) }
     }
 

@@ -150,12 +150,7 @@ impl Engine {
     }
 }
 
-async fn delete_once(
-    shared: &Arc<Shared>,
-    place: &Place,
-    filter: &RowFilter,
-    operation: &str,
-) -> Result<Rewritten> {
+async fn delete_once(shared: &Arc<Shared>, place: &Place, filter: &RowFilter, operation: &str) -> Result<Rewritten> {
     let _lease = place.state.compacting.lock().await;
     let table = place.check()?;
     let snapshot = newest(shared, table).await?;

@@ -74,12 +74,7 @@ pub(crate) fn last_step(snapshot: &Snapshot, operation: &str) -> u32 {
     (1..).take_while(|number| on_record(*number)).last().unwrap_or(0)
 }
 
-async fn undo_once(
-    shared: &Arc<Shared>,
-    place: &Place,
-    step: &Step,
-    known: &mut Option<Done>,
-) -> Result<Rewritten> {
+async fn undo_once(shared: &Arc<Shared>, place: &Place, step: &Step, known: &mut Option<Done>) -> Result<Rewritten> {
     let _lease = place.state.compacting.lock().await;
     let table = place.check()?;
     let snapshot = newest(shared, table).await?;

@@ -42,7 +42,8 @@ impl World {
 
     /// The same world with a copy of its disk that goes its own way.
     fn fork(&self, seed: u64) -> Self {
-        let random = Arc::new(weir_sim::Seeded::new(seed + 77));
+        // Far from the seeds of the worlds, which must not draw the same names.
+        let random = Arc::new(weir_sim::Seeded::new(seed + 1_000_000));
         Self { disk: self.disk.fork(seed), random, ..self.clone() }
     }
 
@@ -304,9 +305,7 @@ fn crash_at_every_step(
         let list = || process.history.view().unwrap().list(&Listing::default()).unwrap().0;
         let begun = list().into_iter().find(|summary| summary.state != State::Done);
         let operation = match begun {
-            Some(summary) => {
-                weir_ops::resume(&process.history, &process.target, summary.id, &options()).unwrap()
-            }
+            Some(summary) => weir_ops::resume(&process.history, &process.target, summary.id, &options()).unwrap(),
             None if list().len() > known => process.history.view().unwrap().show(&list()[0].id.to_string()).unwrap().0,
             None => act(&process).unwrap(),
         };
