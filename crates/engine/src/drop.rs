@@ -1,8 +1,9 @@
 //! Drops tables, and brings them back: one commit of the catalog; the folder stays until the undo window is over.
 //!
 //! A drop waits for the writes that are on their way and holds new ones back for a moment, so that every row lies clearly
-//! before it (flushed into the folder that is dropped) or after it (in a new table of the same name). Another server on a
-//! shared store learns of a drop from the catalog; what it had acknowledged by then is flushed into the dropped folder.
+//! before it (flushed into the folder that is dropped) or after it (in a new table of the same name). Between servers on a
+//! shared store the order is that of commits (E3): another server learns of a drop from the catalog, before each flush and
+//! each query, and what it has not flushed by then comes after the drop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,9 +112,23 @@ impl Shared {
         })
     }
 
-    /// Lets go of a table that another server has dropped: its buffered rows go into the dropped folder, later ones into a new
-    /// table.
-    pub(crate) async fn let_go_if_dropped(self: &Arc<Self>, state: &Arc<TableState>) -> Result<()> {
+    /// Learns from the catalog of a shared store which of these tables other servers have dropped.
+    ///
+    /// # Errors
+    /// Those of the store; `unavailable` when writes do not end in time.
+    pub(crate) async fn notice_drops(&self, tables: &[Arc<TableState>]) -> Result<()> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        self.store.refresh().await?;
+        for table in tables {
+            self.let_go_if_dropped(table).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of a table that another server has dropped: its buffered rows and later ones go into a new table.
+    async fn let_go_if_dropped(&self, state: &Arc<TableState>) -> Result<()> {
         let is_dropped = |shared: &Self| {
             let entry = state.stored().and_then(|table| shared.store.entry(table.folder()));
             entry.is_some_and(|entry| entry.state == CatalogState::Dropped)
@@ -123,7 +138,6 @@ impl Shared {
         }
         let _gate = self.hold_writes().await?;
         let _compacting = state.compacting.lock().await;
-        crate::flush::flush_buffered(self, state).await?;
         let _flushing = state.flushing.lock().await;
         if is_dropped(self) {
             state.detach(&self.memory);

@@ -252,20 +252,7 @@ impl Engine {
     /// # Errors
     /// `unavailable` when the store does not answer.
     pub async fn snapshot(&self, database: &str, table: &str) -> Result<Option<ReadSnapshot>> {
-        let mut found = self.shared.table(database, table).await?.filter(|state| state.exists());
-        if found.is_none() && self.shared.store.is_shared() {
-            // Another server may have made it since the catalog was read.
-            self.shared.store.refresh().await?;
-            found = self.shared.table(database, table).await?.filter(|state| state.exists());
-        }
-        let Some(state) = found else { return Ok(None) };
-        if self.shared.store.is_shared() {
-            self.shared.store.refresh().await?;
-            self.shared.let_go_if_dropped(&state).await?;
-            if !state.exists() {
-                return Ok(None);
-            }
-        }
+        let Some(state) = self.shared.find(database, table).await? else { return Ok(None) };
         if let Some(stored) = state.stored().filter(|_| self.shared.store.is_shared()) {
             stored.refresh().await?;
             state.committed(&stored, false);
@@ -367,6 +354,17 @@ impl Shared {
         }
         let Some(stored) = self.store.table(database, name).await? else { return Ok(None) };
         Ok(Some(self.tables.insert(TableState::new(database, name, Some(stored), &self.memory, &self.series_limit))))
+    }
+
+    /// A table that has ever been written to and is not dropped, also by other servers.
+    pub(crate) async fn find(&self, database: &str, name: &str) -> Result<Option<Arc<TableState>>> {
+        let mut found = self.table(database, name).await?;
+        if self.store.is_shared() {
+            // Another server may have dropped it, and made another or brought one back, since the catalog was read.
+            self.notice_drops(found.as_slice()).await?;
+            found = self.table(database, name).await?;
+        }
+        Ok(found.filter(|state| state.exists()))
     }
 
     /// A table that is loaded or in the store, or a place for a new one, which exists from its first row on.

@@ -37,6 +37,7 @@ impl Engine {
     pub async fn flush(&self, database: Option<&str>) -> Result<Flushed> {
         let wanted = self.shared.tables.all().into_iter();
         let wanted: Vec<_> = wanted.filter(|table| database.is_none_or(|name| table.database == name)).collect();
+        self.shared.notice_drops(&wanted).await?;
         let outcome = flush_all(&self.shared, wanted).await;
         let trimmed = self.shared.trim().await;
         let flushed = outcome?;

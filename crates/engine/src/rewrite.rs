@@ -71,10 +71,7 @@ impl Engine {
 
     pub(crate) async fn existing(&self, database: &str, table: &str) -> Result<Arc<TableState>> {
         let missing = || Error::new(Kind::NotFound, format!("there is no table '{table}' in database '{database}'"));
-        if self.shared.store.is_shared() {
-            self.shared.store.refresh().await?;
-        }
-        self.shared.table(database, table).await?.filter(|state| state.exists()).ok_or_else(missing)
+        self.shared.find(database, table).await?.ok_or_else(missing)
     }
 }
 

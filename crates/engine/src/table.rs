@@ -297,11 +297,15 @@ impl TableState {
         self.lock().stored = Some(Arc::clone(table));
     }
 
-    /// Forgets the table in the store after it was dropped, and its columns with it. The buffer must be empty, and stay so
-    /// meanwhile: the caller holds writes back.
+    /// Forgets the table in the store after it was dropped, and its columns with it, unless rows are buffered: those are newer
+    /// and belong to the next table of this name, with their columns. The caller holds writes and flushes back meanwhile.
     pub(crate) fn detach(&self, memory: &Arc<Memory>) {
         let mut inner = self.lock();
-        assert!(inner.open.span.is_none() && inner.frozen.is_none(), "a table with buffered rows is let go");
+        if inner.open.span.is_some() || inner.frozen.is_some() {
+            inner.stored = None;
+            inner.committed = None;
+            return;
+        }
         let dictionary = Dictionary::new(&self.series_limit, memory);
         let (schema, open) = (SchemaRef::default(), Open::new(memory));
         *inner = Inner { schema, stored: None, committed: None, dictionary, open, frozen: None };

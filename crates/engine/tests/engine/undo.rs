@@ -107,18 +107,21 @@ struct Model {
 
 impl Model {
     fn key(&self) -> Key {
-        (format!("h{}", self.random.below(4)), self.random.below(40) as i64)
+        (format!("h{}", self.random.below(4)), self.random.below(15) as i64)
     }
 
     async fn write(&mut self, engine: &Engine) {
         let mut text = String::new();
+        // Mostly far from what others wrote, so that some files overlap and others do not.
+        let base = self.random.below(6) as i64 * 1000;
         for _ in 0..=self.random.below(12) {
             let value = |random: &weir_sim::Seeded| (!random.once_in(3)).then(|| random.below(9) as i64);
             let mut fields = [value(&self.random), value(&self.random)];
             if fields == [None, None] {
                 fields[0] = Some(1);
             }
-            let key = self.key();
+            let (host, time) = self.key();
+            let key = (host, base + time);
             text.push_str(&line(&key, fields));
             put(&mut self.rows, key, fields);
         }
@@ -318,6 +321,39 @@ async fn two_servers_delete_and_undo_on_one_store_e3() {
     }
     assert_eq!(now(&engines[0]).await, expected);
     assert_eq!(now(&engines[1]).await, expected);
+}
+
+/// Between servers the order is that of commits: what one had not flushed when the other dropped the table comes after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_reaches_the_other_server_of_a_store_e2_e3() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store").to_string_lossy().into_owned();
+    let shared = |name: &str| Config { store: Some(store.clone()), ..config(&dir.path().join(name)) };
+    let (one, _) = open(shared("one")).await;
+    let (two, _) = open(shared("two")).await;
+    write(&one, "m,h=x a=1i 1").await;
+    one.flush(None).await.unwrap();
+    write(&two, "m,h=x a=2i 2").await;
+    two.flush(None).await.unwrap();
+    assert_eq!(rows(&one, "m").await.len(), 2);
+    write(&two, "m,h=x a=3i 3").await;
+    let dropped = one.drop_table("db", "m", "op").await.unwrap();
+    assert!(rows(&one, "m").await.is_empty() && one.tables("db").await.unwrap().is_empty());
+    write(&two, "m,h=x a=4i 4").await;
+    two.flush(None).await.unwrap();
+    for engine in [&one, &two] {
+        assert_eq!(rows(engine, "m").await, ["3 h=x a=3", "4 h=x a=4"]);
+    }
+    let taken = two.undrop_folder(&dropped.folder, "undo").await.unwrap_err();
+    assert!(taken.kind() == Kind::Conflict && taken.to_string().contains("in use again"), "{taken}");
+    two.drop_table("db", "m", "op2").await.unwrap();
+    two.undrop_folder(&dropped.folder, "undo").await.unwrap();
+    for engine in [&one, &two] {
+        assert_eq!(rows(engine, "m").await, ["1 h=x a=1", "2 h=x a=2"]);
+    }
+    drop(two);
+    let (two, _) = open(shared("two")).await;
+    assert_eq!(rows(&two, "m").await, ["1 h=x a=1", "2 h=x a=2"], "what went with the second table is not replayed");
 }
 
 /// All rows of a snapshot, merged.
