@@ -32,7 +32,13 @@ impl Engine {
     pub async fn drop_folder(&self, folder: &str, operation: &str) -> Result<CatalogEntry> {
         let shared = &self.shared;
         let entry = self.folder(folder).await?;
-        if let Some(state) = shared.tables.get(&entry.database, &entry.table) {
+        let loaded = shared.tables.get(&entry.database, &entry.table);
+        if entry.state == CatalogState::Dropped {
+            // An earlier call did it and may not have learned so.
+            shared.notice_drops(loaded.as_slice()).await?;
+            return Ok(entry);
+        }
+        if let Some(state) = loaded {
             // Most rows go before writes are held back.
             crate::flush::flush_buffered(shared, &state).await?;
         }
@@ -78,9 +84,8 @@ impl Engine {
     /// # Errors
     /// `not found` when it does not know it; those of the store.
     pub async fn folder(&self, folder: &str) -> Result<CatalogEntry> {
-        if self.shared.store.is_shared() {
-            self.shared.store.refresh().await?;
-        }
+        // Also where nobody else writes: an earlier commit may have happened without an answer.
+        self.shared.store.refresh().await?;
         let missing = || Error::new(Kind::NotFound, format!("the catalog has no table in folder '{folder}'"));
         self.shared.store.entry(folder).ok_or_else(missing)
     }
@@ -112,27 +117,23 @@ impl Shared {
         })
     }
 
-    /// Learns from the catalog of a shared store which of these tables other servers have dropped.
+    /// Lets go of those of these tables that the catalog says are dropped: by another server, or by a commit that had no answer.
     ///
     /// # Errors
     /// Those of the store; `unavailable` when writes do not end in time.
     pub(crate) async fn notice_drops(&self, tables: &[Arc<TableState>]) -> Result<()> {
-        if !self.store.is_shared() {
-            return Ok(());
+        if self.store.is_shared() {
+            self.store.refresh().await?;
         }
-        self.store.refresh().await?;
         for table in tables {
             self.let_go_if_dropped(table).await?;
         }
         Ok(())
     }
 
-    /// Lets go of a table that another server has dropped: its buffered rows and later ones go into a new table.
+    /// The rows that a dropped table has buffered and later ones go into a new table.
     async fn let_go_if_dropped(&self, state: &Arc<TableState>) -> Result<()> {
-        let is_dropped = |shared: &Self| {
-            let entry = state.stored().and_then(|table| shared.store.entry(table.folder()));
-            entry.is_some_and(|entry| entry.state == CatalogState::Dropped)
-        };
+        let is_dropped = |shared: &Self| state.stored().is_some_and(|table| shared.store.is_dropped(table.folder()));
         if !is_dropped(self) {
             return Ok(());
         }

@@ -262,10 +262,7 @@ impl Engine {
 
     /// Whether a loaded table has rows or columns, and no other server has dropped it.
     fn is_there(&self, table: &TableState) -> bool {
-        let dropped = |folder: &str| {
-            self.shared.store.entry(folder).is_some_and(|entry| entry.state == crate::store::TableState::Dropped)
-        };
-        table.exists() && !table.stored().is_some_and(|stored| dropped(stored.folder()))
+        table.exists() && !table.stored().is_some_and(|stored| self.shared.store.is_dropped(stored.folder()))
     }
 
     async fn refresh_catalog(&self) -> Result<()> {
@@ -358,12 +355,10 @@ impl Shared {
 
     /// A table that has ever been written to and is not dropped, also by other servers.
     pub(crate) async fn find(&self, database: &str, name: &str) -> Result<Option<Arc<TableState>>> {
-        let mut found = self.table(database, name).await?;
-        if self.store.is_shared() {
-            // Another server may have dropped it, and made another or brought one back, since the catalog was read.
-            self.notice_drops(found.as_slice()).await?;
-            found = self.table(database, name).await?;
-        }
+        let found = self.table(database, name).await?;
+        // Another server may have dropped it, and made another or brought one back, since the catalog was read.
+        self.notice_drops(found.as_slice()).await?;
+        let found = if self.store.is_shared() { self.table(database, name).await? } else { found };
         Ok(found.filter(|state| state.exists()))
     }
 

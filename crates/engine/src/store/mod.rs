@@ -276,6 +276,11 @@ impl Store {
         self.catalog.listing().entry(folder).cloned()
     }
 
+    /// Whether the newest catalog known has the table in a folder as dropped.
+    pub fn is_dropped(&self, folder: &str) -> bool {
+        self.catalog.listing().entry(folder).is_some_and(|entry| entry.state == TableState::Dropped)
+    }
+
     /// Whether the newest catalog known has a live table of this name.
     pub fn is_live(&self, database: &str, table: &str) -> bool {
         self.catalog.listing().live(database, table).is_some()

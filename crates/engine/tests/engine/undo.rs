@@ -175,6 +175,7 @@ async fn random_writes_deletes_undos_and_restarts_agree_with_a_model_e3_r2_r4() 
         for step in 0..60 {
             match model.random.below(10) {
                 0..=3 => model.write(&engine).await,
+                4 if model.random.once_in(2) => drop(engine.vacuum().await.unwrap()),
                 4 => drop(engine.flush(None).await.unwrap()),
                 5 => drop(engine.compact("db", None).await.unwrap()),
                 6 | 7 => model.delete(&engine).await,
