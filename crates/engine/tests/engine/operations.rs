@@ -17,23 +17,23 @@ use super::*;
 
 /// A disk and a clock on which engines and histories come and go. Only kernel locks are of the machine.
 #[derive(Clone)]
-struct World {
-    runtime: Arc<Runtime>,
+pub(super) struct World {
+    pub(super) runtime: Arc<Runtime>,
     locks: Arc<tempfile::TempDir>,
-    disk: Disk,
+    pub(super) disk: Disk,
     clock: Arc<weir_sim::Clock>,
     random: Arc<weir_sim::Seeded>,
 }
 
 /// One process.
-struct Process {
-    engine: Engine,
+pub(super) struct Process {
+    pub(super) engine: Engine,
     history: History,
     target: TablesTarget,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let random = Arc::new(weir_sim::Seeded::new(seed + 77));
         let locks = Arc::new(tempfile::tempdir().unwrap());
@@ -47,10 +47,10 @@ impl World {
         Self { disk: self.disk.fork(seed), random, ..self.clone() }
     }
 
-    fn try_open(&self) -> Result<Process, Box<dyn std::error::Error>> {
+    pub(super) fn try_open(&self) -> Result<Process, Box<dyn std::error::Error>> {
         let (fs, clock) = (Arc::new(self.disk.clone()), Arc::clone(&self.clock));
         let env = Env { fs: fs.clone(), clock: clock.clone(), random: self.random.clone() };
-        let config = Config { undo_window: HOUR * 24, ..config(self.locks.path()) };
+        let config = Config { undo_window: HOUR * 24, compact_rows: 40, ..config(self.locks.path()) };
         let (engine, _) = self.runtime.block_on(Engine::open(config, env))?;
         let env = weir_ops::Env { journal: weir_journal::Env { fs, clock }, random: self.random.clone() };
         let dir = self.locks.path().join("operations");
@@ -59,7 +59,7 @@ impl World {
         Ok(Process { engine, history, target })
     }
 
-    fn open(&self) -> Process {
+    pub(super) fn open(&self) -> Process {
         self.try_open().unwrap()
     }
 
