@@ -230,10 +230,11 @@ fn agrees_with_a_model(seed: u64, power_fails: bool) {
             drop(process);
             process = open_again(&world);
         }
-        if power_fails && model.random.once_in(3) {
-            world.disk.inject(world.disk.steps() + model.random.below(40), weir_sim::Fault::PowerOff);
+        if power_fails && model.random.once_in(2) {
+            world.disk.inject(world.disk.steps() + model.random.below(16), weir_sim::Fault::PowerOff);
         }
         let mut outcome = world.runtime.block_on(perform(&process.engine, &act));
+        world.disk.calm();
         while world.disk.is_off() {
             failures += 1;
             drop(process);
