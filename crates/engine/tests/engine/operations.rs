@@ -211,6 +211,26 @@ fn a_dropped_database_has_an_entry_per_table() {
     assert_eq!(none.kind(), Kind::NotFound);
 }
 
+#[test]
+fn retention_is_an_operation_too() {
+    let world = World::new(10);
+    let process = world.open();
+    world.write(&process, "m a=1i 100\nm a=2i 200\nm a=3i 300");
+    let entry = process.target.retention_entry(process.history.new_id(), "db", "m", 250).unwrap();
+    assert_eq!((entry.labels["older_than_ns"].as_str(), entry.labels["rows"].as_str()), ("250", "2"));
+    let plan = Plan::make(&process.history, &process.target, "tester", "retention", vec![entry]).unwrap();
+    let done = weir_ops::apply(&process.history, &process.target, &plan, &options()).unwrap();
+    assert!(is_done(&done));
+    assert_eq!(world.rows(&process, "m"), ["300 a=3"]);
+    // A table of the same name that came later is another one.
+    process.drop_table("m");
+    world.write(&process, "m a=9i 100");
+    let error = process.undo(&done).unwrap_err();
+    assert!(error.kind() == Kind::Conflict && error.to_string().contains("was dropped"), "{error}");
+    let dropped = process.drop_table("m");
+    assert_eq!(dropped.entries[0].key, "db/m.2");
+}
+
 /// S1 of the past: what is older than the window is vacuumed, and both its undo and its reading say so.
 #[test]
 fn past_the_undo_window_an_undo_is_refused_and_the_past_is_gone() {

@@ -428,6 +428,79 @@ async fn a_drop_reaches_the_other_server_of_a_store_e2_e3() {
     assert_eq!(rows(&two, "m").await, ["1 h=x a=1", "2 h=x a=2"], "what went with the second table is not replayed");
 }
 
+/// E1, E4: a drop cuts between acknowledged rows; each is in the table that was dropped or in the next one, once, also after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn drops_between_concurrent_writes_lose_and_double_nothing_e1_e4() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, _) = open(config(dir.path())).await;
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                for row in 0..60 {
+                    // A column of its own now and then: new columns go with the table, too.
+                    write(&engine, &format!("m,w=w{writer} a=1i,f{}=1 {row}", row / 20)).await;
+                }
+            })
+        })
+        .collect();
+    let mut drops = 0;
+    while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
+        match engine.drop_table("db", "m", "op").await {
+            Ok(_) => drops += 1,
+            Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+    futures::future::join_all(writers).await.into_iter().for_each(|outcome| outcome.unwrap());
+    drop(engine);
+    let (engine, _) = open(config(dir.path())).await;
+    engine.flush(None).await.unwrap();
+    let mut keys = Vec::new();
+    for entry in engine.store().tables_with_dropped() {
+        let table = engine.store().table_in(&entry.folder).await.unwrap();
+        let snapshot = table.snapshot();
+        for file in &snapshot.files {
+            let batches: Vec<RecordBatch> =
+                table.read_file(file, &snapshot.schema).await.unwrap().try_collect().await.unwrap();
+            for batch in &batches {
+                let times = batch.column(0).as_primitive::<TimestampNanosecondType>();
+                let writers = batch.column_by_name("w").unwrap().as_string_view();
+                let rows = 0..batch.num_rows();
+                keys.extend(rows.map(|row| (writers.value(row).to_owned(), times.value(row))));
+            }
+        }
+    }
+    let rows = keys.len();
+    keys.sort();
+    keys.dedup();
+    assert_eq!((rows, keys.len()), (240, 240));
+    assert!(drops > 2, "{drops} drops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_version_needs_is_deleted_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let tidy = Config {
+        background: true,
+        vacuum_every: Duration::from_millis(20),
+        undo_window: Duration::ZERO,
+        ..config(dir.path())
+    };
+    let (engine, _) = open(tidy).await;
+    write(&engine, "m a=1i 1\nm a=9i 2").await;
+    engine.delete_rows("db", "m", &where_int("a", |value| value < 5), "op").await.unwrap();
+    let table = engine.store().table("db", "m").await.unwrap().unwrap();
+    let vacuumed = async {
+        while table.data_files().await.unwrap().len() > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), vacuumed).await.expect("vacuumed by itself");
+    assert_eq!(rows(&engine, "m").await, ["2 a=9"]);
+    engine.close(Duration::from_secs(30)).await.unwrap();
+}
+
 /// All rows of a snapshot, merged.
 async fn merged(engine: &Engine, snapshot: &ReadSnapshot) -> Vec<RecordBatch> {
     let schema = logical_schema(&snapshot.schema);
