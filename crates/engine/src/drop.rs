@@ -19,7 +19,7 @@ impl Engine {
     /// Drops a table, as `operation` (an id, or a word). The entry that is returned names its folder, by which it can be brought back.
     ///
     /// # Errors
-    /// `not found` when there is no such table; `unavailable` when writes do not end in time (setting `schema_wait`); those of the store.
+    /// `not found` when there is no such table; `unavailable` when writes do not end in time (setting `schema_wait_ms`); those of the store.
     pub async fn drop_table(&self, database: &str, table: &str, operation: &str) -> Result<CatalogEntry> {
         let place = self.place(database, table).await?;
         self.drop_folder(place.table.folder(), operation).await
@@ -58,7 +58,7 @@ impl Engine {
     /// Brings the dropped table in a folder back, as `operation`; one that is live already stays so.
     ///
     /// # Errors
-    /// `conflict` when its name is in use again, or when it was dropped longer ago than the undo window (setting `undo_window`);
+    /// `conflict` when its name is in use again, or when it was dropped longer ago than the undo window (setting `undo_window_s`);
     /// `not found`; those of the store.
     pub async fn undrop_folder(&self, folder: &str, operation: &str) -> Result<CatalogEntry> {
         let shared = &self.shared;
@@ -102,7 +102,7 @@ impl Engine {
         let age_us = self.shared.env.clock.now().div_euclid(1000).saturating_sub(entry.changed_us);
         (age_us > window_us).then(|| {
             let hours = window.as_secs() / 3600;
-            format!("table '{table}' was dropped longer ago than the undo window of {hours} h (setting undo_window)")
+            format!("table '{table}' was dropped longer ago than the undo window of {hours} h (setting undo_window_s)")
         })
     }
 }
@@ -112,7 +112,7 @@ impl Shared {
     async fn hold_writes(&self) -> Result<tokio::sync::OwnedRwLockWriteGuard<()>> {
         let held = tokio::time::timeout(self.config.schema_wait, Arc::clone(&self.write_gate).write_owned()).await;
         held.map_err(|_| {
-            Error::new(Kind::Unavailable, "writes do not end in time (setting schema_wait)")
+            Error::new(Kind::Unavailable, "writes do not end in time (setting schema_wait_ms)")
                 .with_retry(Retry::After(Duration::from_secs(1)))
         })
     }

@@ -209,9 +209,9 @@ impl Work {
             Change::Delete { folder, id } => (folder, id),
             Change::Drop { folder } => {
                 let done = if *to == state("dropped") {
-                    self.engine.drop_folder(folder, &entry.key).await?
+                    self.engine.drop_folder(folder, "drop").await?
                 } else {
-                    self.engine.undrop_folder(folder, &entry.key).await?
+                    self.engine.undrop_folder(folder, "undo").await?
                 };
                 return Ok(done.folder);
             }

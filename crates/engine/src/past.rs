@@ -43,7 +43,7 @@ impl Engine {
     /// The table at `at`, or at the nearest kept version before that.
     ///
     /// # Errors
-    /// `not found` when there is no such table or version, or nothing before it is kept any more (setting `undo_window`); those of
+    /// `not found` when there is no such table or version, or nothing before it is kept any more (setting `undo_window_s`); those of
     /// the store.
     pub async fn snapshot_at(&self, database: &str, table: &str, at: At) -> Result<Past> {
         let state = self.existing(database, table).await?;
@@ -104,7 +104,7 @@ impl Engine {
     fn vacuumed(&self, table: &Table, wanted: i64) -> Error {
         let hours = self.config().undo_window.as_secs() / 3600;
         let what = format!(
-            "version {wanted} of table '{}' is vacuumed, and so is all before it: kept are {hours} h (setting undo_window)",
+            "version {wanted} of table '{}' is vacuumed, and so is all before it: kept are {hours} h (setting undo_window_s)",
             table.name()
         );
         Error::new(Kind::NotFound, what)

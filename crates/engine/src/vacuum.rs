@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::store::Vacuumed;
 
 impl Engine {
-    /// Deletes the files of all tables that no kept version needs (setting `undo_window`), and whole tables that were dropped
+    /// Deletes the files of all tables that no kept version needs (setting `undo_window_s`), and whole tables that were dropped
     /// longer ago than that.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ impl Engine {
     ///
     /// # Errors
     /// `not found` when there is no such table; `conflict` when the step before it is not on record or was committed longer
-    /// ago than the undo window (setting `undo_window`), and, to be tried again, when others keep changing the files; those of the store.
+    /// ago than the undo window (setting `undo_window_s`), and, to be tried again, when others keep changing the files; those of the store.
     pub async fn undo_step(&self, database: &str, table: &str, operation: &str, number: u32) -> Result<Rewritten> {
         let place = self.place(database, table).await?;
         self.undo_at(&place, operation, number).await
@@ -132,7 +132,7 @@ pub(crate) fn check_window(shared: &Shared, snapshot: &Snapshot, step: &Step) ->
 fn past_window(shared: &Shared, step: &Step) -> Error {
     let hours = shared.config.undo_window.as_secs() / 3600;
     let what = format!(
-        "operation {} is past the undo window of {hours} h (setting undo_window): the files that held its rows are vacuumed",
+        "operation {} is past the undo window of {hours} h (setting undo_window_s): the files that held its rows are vacuumed",
         step.operation
     );
     Error::new(Kind::Conflict, what)
