@@ -26,6 +26,8 @@ const FAILURES_MAX: usize = 3;
 /// A state older than this may lie before what other writers have cleaned up, so it is checked against the last checkpoint.
 const STATE_AGE_MAX: Duration = Duration::from_secs(600);
 const COMMITS_IN_FLIGHT: usize = 16;
+/// A file that no commit names may be part of one that is being made: it is left alone for at least this long; milliseconds.
+const STRAY_AGE_MIN_MS: i64 = 24 * HOUR_MS;
 /// Of the undo window, the version at each full hour is kept; milliseconds.
 pub const HOUR_MS: i64 = 3_600_000;
 
@@ -268,7 +270,7 @@ impl DeltaLog {
         Ok(listed.objects.into_iter().filter(|meta| meta.location.as_ref().ends_with(".parquet")).collect())
     }
 
-    /// Deletes data files that no kept version needs, and those never committed that are older than the retention.
+    /// Deletes data files that no kept version needs, and those never committed that are older than the retention and a day.
     pub(super) async fn vacuum(&self) -> Result<Vacuumed> {
         let state = self.refresh().await?;
         let (now_ms, window_ms) = (self.env.now_ms(), self.env.retention_ms());
@@ -282,7 +284,7 @@ impl DeltaLog {
         let is_doomed = |meta: &object_store::ObjectMeta| match removed.get(meta.location.as_ref()) {
             _ if live.contains(meta.location.as_ref()) => false,
             Some(kept) => !kept,
-            None => meta.last_modified.timestamp_millis() < now_ms.saturating_sub(window_ms),
+            None => meta.last_modified.timestamp_millis() < now_ms.saturating_sub(window_ms.max(STRAY_AGE_MIN_MS)),
         };
         let doomed = self.data_files().await?.into_iter().filter(is_doomed).collect();
         delete_all(&self.env, &self.folder, doomed).await

@@ -149,15 +149,41 @@ fn a_delete_is_an_operation_and_so_is_its_undo_r1_r4() {
 #[test]
 fn a_change_that_takes_longer_than_a_call_goes_on_and_is_asked_about() {
     let world = World::new(2);
-    let process = world.open();
-    world.write(&process, "m a=1i 1\nm a=5i 2");
-    let entry = process.target.delete_entry(process.history.new_id(), "db", "m", "a<3").unwrap();
-    let plan = Plan::make(&process.history, &process.target, "tester", "delete", vec![entry]).unwrap();
-    let options = RunOptions { call_deadline: Duration::ZERO, ..options() };
-    let operation = weir_ops::apply(&process.history, &process.target, &plan, &options).unwrap();
+    let Process { engine, history, .. } = world.open();
+    world.runtime.block_on(write(&engine, "m a=1i 1\nm a=5i 2"));
+    // The predicate waits while this is held.
+    let held = Arc::new(std::sync::Mutex::new(()));
+    let slow = Arc::clone(&held);
+    let filter_of = move |_: &weir_engine::schema::TableSchema, text: &str| {
+        let (inner, slow) = (filter(text)?, Arc::clone(&slow));
+        Ok(RowFilter::new(move |batch| {
+            let _turn = slow.lock();
+            (inner.predicate)(batch)
+        }))
+    };
+    let target = TablesTarget::new(engine.clone(), world.runtime.handle().clone(), Arc::new(filter_of));
+    let entry = target.delete_entry(history.new_id(), "db", "m", "a<3").unwrap();
+    let plan = Plan::make(&history, &target, "tester", "delete", vec![entry]).unwrap();
+    let guard = held.lock().unwrap();
+    let operation = std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let options = RunOptions { call_deadline: Duration::from_millis(20), ..options() };
+            weir_ops::apply(&history, &target, &plan, &options).unwrap()
+        });
+        let is_accepted = || {
+            let view = history.view().unwrap();
+            let Some(summary) = view.list(&Listing::default()).unwrap().0.pop() else { return false };
+            view.show(&summary.id.to_string()).unwrap().0.progress[0].step == weir_ops::Step::Accepted
+        };
+        while !is_accepted() {
+            std::thread::yield_now();
+        }
+        assert_eq!(world.runtime.block_on(rows(&engine, "m")).len(), 2, "it has not happened yet");
+        drop(guard);
+        running.join().unwrap()
+    });
     assert!(is_done(&operation), "{operation:?}");
-    assert_eq!(operation.progress[0].request.as_deref(), Some(operation.entries[0].key.as_str()), "it was accepted");
-    assert_eq!(world.rows(&process, "m"), ["2 a=5"]);
+    assert_eq!(world.runtime.block_on(rows(&engine, "m")), ["2 a=5"]);
 }
 
 #[test]
