@@ -169,6 +169,11 @@ impl Disk {
         self.lock().faults.insert(step, fault);
     }
 
+    /// Takes back the faults that have not happened yet.
+    pub fn calm(&self) {
+        self.lock().faults.clear();
+    }
+
     /// Bytes that fit on the disk in all.
     pub fn set_capacity(&self, bytes: u64) {
         self.lock().capacity = bytes;

@@ -52,6 +52,7 @@ async fn flush_due(shared: &Arc<Shared>) -> crate::Result<()> {
     if due.is_empty() {
         return Ok(());
     }
+    shared.notice_drops(&due).await?;
     let touched = due.clone();
     let flushed = crate::flush::flush_all(shared, due).await;
     let trimmed = shared.trim().await;

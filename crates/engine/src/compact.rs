@@ -8,11 +8,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures::StreamExt;
 use weir_base::Kind;
 
 use crate::engine::{Engine, Shared};
 use crate::error::Result;
+use crate::overlap::overlap_groups;
+use crate::rewrite::{merged_files, sub_micro, write_files};
 use crate::store::file::DataFile;
 use crate::store::{Change, Snapshot, Table};
 use crate::table::TableState;
@@ -116,31 +117,12 @@ async fn merge_files(
     inputs: Vec<Arc<DataFile>>,
     state: &Arc<TableState>,
 ) -> Result<Compacted> {
-    let mut streams = Vec::with_capacity(inputs.len());
-    for file in &inputs {
-        streams.push(table.read_file(file, &snapshot.schema).await?);
-    }
-    let mut merged = crate::read::merged(&snapshot.schema, streams)?;
-    let sub_micro = inputs.iter().any(|file| file.sub_micro() != Some(false));
-    let mut add = Vec::new();
-    let mut rows = 0;
-    // The writer takes what the merge gives as it comes: neither holds more than a few batches.
-    loop {
-        let mut writer = table.file_writer(&snapshot.schema, sub_micro);
-        while writer.rows() < shared.config.compact_rows as u64 {
-            let Some(batch) = merged.next().await else { break };
-            let batch = batch?;
-            writer = crate::flush::blocking(move || writer.write(&batch).map(|()| writer)).await?;
-        }
-        if writer.rows() == 0 {
-            break;
-        }
-        rows += writer.rows();
-        add.push(table.finish_file(writer).await?);
-    }
+    let merged = merged_files(table, &snapshot.schema, &inputs).await?;
+    let add = write_files(shared, table, &snapshot.schema, sub_micro(&inputs), merged).await?;
+    let rows = add.iter().map(|new| new.file.rows).sum();
     let done = Compacted { files_before: inputs.len(), files_after: add.len(), rows };
     table.commit(Change::compaction(inputs, add)).await?;
-    state.committed(table.snapshot(), false);
+    state.committed(table, false);
     Ok(done)
 }
 
@@ -175,37 +157,4 @@ fn choose(shared: &Shared, snapshot: &Snapshot, thorough: bool) -> Option<Vec<Ar
     let least = if thorough { 2 } else { shared.config.compact_files / 2 };
     run.sort_by_key(|file| file.order);
     (run.len() >= least.max(2)).then_some(run)
-}
-
-/// Files in groups such that files of different groups cannot share keys; each group oldest first.
-fn overlap_groups(files: &[Arc<DataFile>]) -> Vec<Vec<Arc<DataFile>>> {
-    let mut by_time: Vec<&Arc<DataFile>> = files.iter().collect();
-    by_time.sort_by_key(|file| file.time_min);
-    let mut groups: Vec<Vec<Arc<DataFile>>> = Vec::new();
-    let mut open: Vec<usize> = Vec::new();
-    for file in by_time {
-        open.retain(|&group| groups[group].iter().any(|other| other.time_max >= file.time_min));
-        let touching: Vec<usize> = open
-            .iter()
-            .copied()
-            .filter(|&group| groups[group].iter().any(|other| other.may_share_keys(file)))
-            .collect();
-        match touching.split_first() {
-            None => {
-                open.push(groups.len());
-                groups.push(vec![Arc::clone(file)]);
-            }
-            Some((&first, rest)) => {
-                for &other in rest {
-                    let moved = std::mem::take(&mut groups[other]);
-                    groups[first].extend(moved);
-                }
-                open.retain(|group| !rest.contains(group));
-                groups[first].push(Arc::clone(file));
-            }
-        }
-    }
-    groups.retain(|group| !group.is_empty());
-    groups.iter_mut().for_each(|group| group.sort_by_key(|file| file.order));
-    groups
 }

@@ -48,7 +48,11 @@ pub struct Config {
     pub compact_files: usize,
     /// Rows in a compacted file.
     pub compact_rows: usize,
-    /// Whether flush and compaction run by themselves.
+    /// How long deleted and dropped rows can be brought back and the past can be read; at least an hour on a shared store.
+    pub undo_window: Duration,
+    /// How often files that no version of the undo window needs are deleted.
+    pub vacuum_every: Duration,
+    /// Whether flush, compaction and vacuum run by themselves.
     pub background: bool,
 }
 
@@ -76,6 +80,8 @@ impl Config {
             flush_backoff_max: Duration::from_secs(30),
             compact_files: 16,
             compact_rows: 4 << 20,
+            undo_window: Duration::from_secs(7 * 24 * 3600),
+            vacuum_every: Duration::from_secs(3600),
             background: true,
         }
     }

@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) tables: TableMap,
     /// Named lease: one change of any schema at a time.
     pub(crate) schema_lease: Arc<tokio::sync::Mutex<()>>,
+    /// Named lease: a write on its way shares it, a drop has it alone.
+    pub(crate) write_gate: Arc<tokio::sync::RwLock<()>>,
     /// Last WAL sequence whose rows are in the buffer.
     pub(crate) applied: AtomicU64,
     pub(crate) flush_wanted: Notify,
@@ -180,6 +182,7 @@ impl Engine {
             journal: RwLock::new(Some(Arc::new(journal))),
             tables: TableMap::default(),
             schema_lease: Arc::default(),
+            write_gate: Arc::default(),
             flush_wanted: Notify::new(),
             stop: tokio_util::sync::CancellationToken::new(),
             closing: AtomicBool::new(false),
@@ -192,6 +195,7 @@ impl Engine {
         opened.torn_tail = recovery;
         if shared.config.background {
             tokio::spawn(crate::background::run(Arc::clone(&shared)));
+            tokio::spawn(crate::vacuum::run(Arc::clone(&shared)));
         }
         Ok((Self { shared }, opened))
     }
@@ -224,7 +228,7 @@ impl Engine {
         self.refresh_catalog().await?;
         let mut names: BTreeSet<String> = self.shared.store.tables().into_iter().map(|entry| entry.database).collect();
         let loaded = self.shared.tables.all().into_iter();
-        names.extend(loaded.filter(|table| table.exists()).map(|table| table.database.clone()));
+        names.extend(loaded.filter(|table| self.is_there(table)).map(|table| table.database.clone()));
         Ok(names.into_iter().collect())
     }
 
@@ -238,7 +242,7 @@ impl Engine {
         let mut names: BTreeSet<String> = stored.map(|entry| entry.table).collect();
         let loaded = self.shared.tables.all().into_iter();
         names.extend(
-            loaded.filter(|table| table.database == database && table.exists()).map(|table| table.name.clone()),
+            loaded.filter(|table| table.database == database && self.is_there(table)).map(|table| table.name.clone()),
         );
         Ok(names.into_iter().collect())
     }
@@ -248,17 +252,17 @@ impl Engine {
     /// # Errors
     /// `unavailable` when the store does not answer.
     pub async fn snapshot(&self, database: &str, table: &str) -> Result<Option<ReadSnapshot>> {
-        let mut found = self.shared.table(database, table).await?.filter(|state| state.exists());
-        if found.is_none() && self.shared.store.is_shared() {
-            // Another server may have made it since the catalog was read.
-            self.shared.store.refresh().await?;
-            found = self.shared.table(database, table).await?.filter(|state| state.exists());
-        }
-        let Some(state) = found else { return Ok(None) };
+        let Some(state) = self.shared.find(database, table).await? else { return Ok(None) };
         if let Some(stored) = state.stored().filter(|_| self.shared.store.is_shared()) {
-            state.committed(stored.refresh().await?, false);
+            stored.refresh().await?;
+            state.committed(&stored, false);
         }
         crate::flush::blocking(move || state.read()).await.map(Some)
+    }
+
+    /// Whether a loaded table has rows or columns, and no other server has dropped it.
+    fn is_there(&self, table: &TableState) -> bool {
+        table.exists() && !table.stored().is_some_and(|stored| self.shared.store.is_dropped(stored.folder()))
     }
 
     async fn refresh_catalog(&self) -> Result<()> {
@@ -336,10 +340,26 @@ impl Shared {
     /// A table that is loaded or in the store.
     pub(crate) async fn table(&self, database: &str, name: &str) -> Result<Option<Arc<TableState>>> {
         if let Some(state) = self.tables.get(database, name) {
+            if state.stored().is_none()
+                && let Some(stored) = self.store.table(database, name).await?
+            {
+                // Brought back after a drop, or made by another server meanwhile.
+                state.set_stored(&stored);
+                state.committed(&stored, false);
+            }
             return Ok(Some(state));
         }
         let Some(stored) = self.store.table(database, name).await? else { return Ok(None) };
         Ok(Some(self.tables.insert(TableState::new(database, name, Some(stored), &self.memory, &self.series_limit))))
+    }
+
+    /// A table that has ever been written to and is not dropped, also by other servers.
+    pub(crate) async fn find(&self, database: &str, name: &str) -> Result<Option<Arc<TableState>>> {
+        let found = self.table(database, name).await?;
+        // Another server may have dropped it, and made another or brought one back, since the catalog was read.
+        self.notice_drops(found.as_slice()).await?;
+        let found = if self.store.is_shared() { self.table(database, name).await? } else { found };
+        Ok(found.filter(|state| state.exists()))
     }
 
     /// A table that is loaded or in the store, or a place for a new one, which exists from its first row on.
@@ -386,8 +406,12 @@ async fn open_store(config: &Config, env: &Env) -> Result<Store> {
         Some(location) => (location.clone(), true),
         None => (config.data.join("tables").to_string_lossy().into_owned(), false),
     };
-    let options =
-        StoreOptions { shared, provider: config.store_options.iter().cloned().collect(), ..StoreOptions::default() };
+    let options = StoreOptions {
+        shared,
+        provider: config.store_options.iter().cloned().collect(),
+        retention: config.undo_window,
+        ..StoreOptions::default()
+    };
     let seams = StoreEnv { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock), random: Arc::clone(&env.random) };
     Store::open(&location, &options, seams).await
 }

@@ -37,6 +37,7 @@ impl Engine {
     pub async fn flush(&self, database: Option<&str>) -> Result<Flushed> {
         let wanted = self.shared.tables.all().into_iter();
         let wanted: Vec<_> = wanted.filter(|table| database.is_none_or(|name| table.database == name)).collect();
+        self.shared.notice_drops(&wanted).await?;
         let outcome = flush_all(&self.shared, wanted).await;
         let trimmed = self.shared.trim().await;
         let flushed = outcome?;
@@ -59,7 +60,7 @@ pub(crate) async fn flush_all(shared: &Arc<Shared>, tables: Vec<Arc<TableState>>
 }
 
 /// Flushes what a table has buffered now; returns the rows committed.
-async fn flush_buffered(shared: &Arc<Shared>, table: &Arc<TableState>) -> Result<u64> {
+pub(crate) async fn flush_buffered(shared: &Arc<Shared>, table: &Arc<TableState>) -> Result<u64> {
     let Some(buffered) = table.buffered() else { return Ok(0) };
     let mut rows = flush_once(shared, table).await?;
     if buffered.frozen {
@@ -89,7 +90,7 @@ async fn commit(shared: &Arc<Shared>, state: &Arc<TableState>, frozen: &Arc<Froz
     let file = write_sorted(&table, &frozen.schema, sorted).await?;
     let txn = (shared.writer.clone(), frozen.last as i64);
     table.commit(Change::flush(vec![file], Some(txn))).await?;
-    state.committed(table.snapshot(), true);
+    state.committed(&table, true);
     shared.counters.rows_flushed.fetch_add(rows, Ordering::Relaxed);
     Ok(rows)
 }
@@ -130,10 +131,8 @@ impl Shared {
     pub(crate) async fn store_columns(&self, state: &Arc<TableState>, schema: &SchemaRef) -> Result<SchemaRef> {
         let table = self.store_table(state).await?;
         table.commit(Change::columns(Arc::clone(schema))).await?;
-        let snapshot = table.snapshot();
-        let stored = Arc::clone(&snapshot.schema);
-        state.committed(snapshot, false);
-        Ok(stored)
+        state.committed(&table, false);
+        Ok(Arc::clone(&table.snapshot().schema))
     }
 
     /// Removes WAL segments whose rows are all committed; returns the bytes freed.

@@ -176,6 +176,8 @@ async fn append(
     memory: Reservation,
     no_sync: bool,
 ) -> Result<usize> {
+    // A drop waits until these rows are in the buffer, and holds back those that come while it is at it.
+    let gate = Arc::clone(&shared.write_gate).read_owned().await;
     let mut states = Vec::with_capacity(tables.len());
     let mut widens = false;
     for rows in &tables {
@@ -184,7 +186,8 @@ async fn append(
         states.push(state);
     }
     if !widens {
-        return submit(shared, database, tables, states, Vec::new(), memory, no_sync).await;
+        let parts = Wanted { tables, states, wider: Vec::new(), memory, gate };
+        return submit(shared, database, parts, no_sync).await;
     }
     let lease = tokio::time::timeout(shared.config.schema_wait, Arc::clone(&shared.schema_lease).lock_owned()).await;
     let _lease = lease.map_err(|_| {
@@ -199,19 +202,21 @@ async fn append(
         }
         wider.push(schema);
     }
-    submit(shared, database, tables, states, wider, memory, no_sync).await
+    submit(shared, database, Wanted { tables, states, wider, memory, gate }, no_sync).await
 }
 
-/// Encodes and queues one record off the runtime's threads, and waits for its durability.
-async fn submit(
-    shared: &Arc<Shared>,
-    database: &str,
+/// The rows of a request, table by table, with what they need.
+struct Wanted {
     tables: Vec<Rows>,
     states: Vec<Arc<TableState>>,
     wider: Vec<Option<SchemaRef>>,
     memory: Reservation,
-    no_sync: bool,
-) -> Result<usize> {
+    gate: tokio::sync::OwnedRwLockReadGuard<()>,
+}
+
+/// Encodes and queues one record off the runtime's threads, and waits for its durability.
+async fn submit(shared: &Arc<Shared>, database: &str, wanted: Wanted, no_sync: bool) -> Result<usize> {
+    let Wanted { tables, states, wider, memory, gate } = wanted;
     let (answer, answered) = oneshot::channel();
     let work = {
         let (shared, database) = (Arc::clone(shared), database.to_owned());
@@ -231,6 +236,7 @@ async fn submit(
                 let rows = outcome.map_err(from_journal).map(|appended| show(&visible, parts, appended.last));
                 // Whoever is answered may close the engine: keep nothing of it alive past the answer.
                 drop(visible);
+                drop(gate);
                 let _ = answer.send(rows);
             };
             shared.journal()?.submit(&[record], durability, done).map_err(from_journal)

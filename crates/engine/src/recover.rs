@@ -74,12 +74,14 @@ pub(crate) async fn replay(shared: &Arc<Shared>, wal_dir: &Path) -> Result<Opene
         for rows in tables {
             let state = shared.table_or_new(&database, &rows.table).await?;
             let key = (database.clone(), rows.table.clone());
-            let done = *committed.entry(key).or_insert_with(|| {
-                let snapshot = state.snapshot();
-                snapshot
-                    .and_then(|snapshot| snapshot.transactions.get(&shared.writer).copied())
-                    .map_or(0, |txn| txn as u64)
-            });
+            let done = match committed.get(&key) {
+                Some(done) => *done,
+                None => {
+                    let done = committed_until(shared, &database, &rows.table).await?;
+                    committed.insert(key, done);
+                    done
+                }
+            };
             if sequence <= done {
                 opened.records_skipped += 1;
                 continue;
@@ -90,6 +92,19 @@ pub(crate) async fn replay(shared: &Arc<Shared>, wal_dir: &Path) -> Result<Opene
     }
     decoder.await.map_err(|error| Error::wrap(Kind::Internal, "reading the log panicked", error))?;
     Ok(opened)
+}
+
+/// The last sequence of this WAL whose rows are in files of a table, also of one of its name that was dropped since: those rows
+/// went with it.
+async fn committed_until(shared: &Arc<Shared>, database: &str, table: &str) -> Result<u64> {
+    let mut done = 0;
+    for entry in shared.store.tables_with_dropped() {
+        if entry.database == database && entry.table == table {
+            let snapshot = shared.store.table_in(&entry.folder).await?.snapshot();
+            done = done.max(snapshot.transactions.get(&shared.writer).map_or(0, |txn| *txn as u64));
+        }
+    }
+    Ok(done)
 }
 
 async fn apply(shared: &Arc<Shared>, state: &Arc<TableState>, rows: Rows, sequence: u64) -> Result<()> {

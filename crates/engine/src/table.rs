@@ -297,9 +297,28 @@ impl TableState {
         self.lock().stored = Some(Arc::clone(table));
     }
 
-    /// Shows a newer committed version; `flushed` says that it holds the frozen rows.
-    pub fn committed(&self, snapshot: Arc<Snapshot>, flushed: bool) {
+    /// Forgets the table in the store after it was dropped, and its columns with it, unless rows are buffered: those are newer
+    /// and belong to the next table of this name, with their columns. The caller holds writes and flushes back meanwhile.
+    pub(crate) fn detach(&self, memory: &Arc<Memory>) {
         let mut inner = self.lock();
+        if inner.open.span.is_some() || inner.frozen.is_some() {
+            inner.stored = None;
+            inner.committed = None;
+            return;
+        }
+        let dictionary = Dictionary::new(&self.series_limit, memory);
+        let (schema, open) = (SchemaRef::default(), Open::new(memory));
+        *inner = Inner { schema, stored: None, committed: None, dictionary, open, frozen: None };
+    }
+
+    /// Shows the newest known version of the table in the store; `flushed` says that it holds the frozen rows. One that was let go
+    /// meanwhile is not shown.
+    pub fn committed(&self, table: &Arc<Table>, flushed: bool) {
+        let snapshot = table.snapshot();
+        let mut inner = self.lock();
+        if inner.stored.as_ref().is_none_or(|stored| stored.folder() != table.folder()) {
+            return;
+        }
         if flushed {
             inner.frozen = None;
         }

@@ -20,7 +20,7 @@ const VERSION: u32 = 1;
 /// Entries of one plan.
 pub const ENTRIES_MAX: usize = 100_000;
 /// How long the states of a plan may take to read.
-const READ_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
+pub(crate) const READ_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// What to do where the world is not as the history left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

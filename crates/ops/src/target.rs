@@ -43,6 +43,16 @@ pub trait Target: Sync {
         false
     }
 
+    /// Why `entry`, which takes an earlier change back, cannot be done at all, in words that follow its key; `None` when nothing is
+    /// known to be in its way. Asked when an undo is planned; such an entry is a conflict under every policy.
+    ///
+    /// # Errors
+    /// As [`Target::read`].
+    fn obstacle(&self, entry: &Entry, deadline: Deadline) -> Result<Option<String>, Failure> {
+        let _ = (entry, deadline);
+        Ok(None)
+    }
+
     /// How many changes may be outstanding at once.
     fn outstanding_max(&self) -> usize {
         16

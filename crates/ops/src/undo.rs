@@ -7,13 +7,14 @@ use std::collections::{HashMap, HashSet};
 
 use weir_base::Kind;
 use weir_base::id::Uuid;
+use weir_limits::Deadline;
 
 use crate::filter::Filter;
 use crate::operation::{Entry, Operation, State, Step, Value};
 use crate::plan::{self, Note, NoteKind, Plan, Policy};
 use crate::target::Target;
 use crate::view::{Listing, View};
-use crate::{Error, History, Result};
+use crate::{Env, Error, History, Result};
 
 /// What to undo, and what to do about drift.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +69,7 @@ impl Plan {
         let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
         let states = plan::read(history.env(), target, &keys)?;
         for (change, live) in changes.into_iter().zip(states) {
-            plan.decide(target, change, live, &conflicts, options.policy);
+            plan.decide(history.env(), target, change, live, &conflicts)?;
         }
         plan.entries.sort_by_key(|entry| entry.stage);
         plan.seal()
@@ -76,22 +77,22 @@ impl Plan {
 
     fn decide(
         &mut self,
+        env: &Env,
         target: &dyn Target,
         change: Change,
         live: Value,
         conflicts: &HashMap<String, Uuid>,
-        policy: Policy,
-    ) {
+    ) -> Result<()> {
         let labels = change.entry.labels.clone();
         let note = |kind, what: String| Note { key: change.key.clone(), kind, what, labels: labels.clone() };
         if live == change.back {
             self.notes.push(note(NoteKind::Skip, "is as it was before".to_owned()));
-            return;
+            return Ok(());
         }
         let between = target.is_between(&change.entry, &change.back, &change.left, &live);
         if !change.certain && live != change.left && !between {
             self.notes.push(note(NoteKind::Skip, "was not changed by the operation".to_owned()));
-            return;
+            return Ok(());
         }
         let trouble = match conflicts.get(&change.key) {
             Some(id) => Some(note(NoteKind::Conflict, format!("was changed by the later operation {id}"))),
@@ -100,17 +101,20 @@ impl Plan {
         };
         if let Some(note) = trouble {
             self.notes.push(note);
-            if policy != Policy::Force {
-                return;
+            if self.policy != Policy::Force {
+                return Ok(());
             }
         }
-        self.entries.push(Entry {
-            key: change.key,
-            before: live,
-            after: change.back,
-            labels: change.entry.labels,
-            stage: change.stage,
-        });
+        let labels = change.entry.labels;
+        let entry = Entry { key: change.key, before: live, after: change.back, labels, stage: change.stage };
+        let deadline = Deadline::after(env.clock(), plan::READ_MAX);
+        match target.obstacle(&entry, deadline).map_err(Error::from)? {
+            Some(what) => {
+                self.notes.push(Note { key: entry.key, kind: NoteKind::Conflict, what, labels: entry.labels });
+            }
+            None => self.entries.push(entry),
+        }
+        Ok(())
     }
 }
 

@@ -84,6 +84,13 @@ impl ReadSnapshot {
         let files = self.files.iter().map(|file| Source::File(Arc::clone(file)));
         files.chain(self.runs.iter().cloned().map(Source::Run)).collect()
     }
+
+    /// The sources in groups such that those of different groups cannot share keys; each group oldest first.
+    pub fn groups(&self) -> Vec<Vec<Source>> {
+        let sources = self.sources();
+        let members = |group: Vec<usize>| group.into_iter().map(|index| sources[index].clone()).collect();
+        components(&sources).into_iter().map(members).collect()
+    }
 }
 
 impl ReadPlan {

@@ -110,6 +110,8 @@ pub(super) struct Remove {
     pub(super) partition_values: Option<BTreeMap<String, Option<String>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) size: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tags: Option<BTreeMap<String, Option<String>>>,
 }
 
 const ROLE: &str = "weir.role";
@@ -117,6 +119,7 @@ const TYPE: &str = "weir.type";
 const NAME: &str = "weir.name";
 const ORDER: &str = "weir.order";
 const TIMES: &str = "weir.time";
+const ADDED: &str = "weir.added";
 
 /// Lines of JSON, one action each.
 pub(super) fn serialise(lines: &[Line]) -> Result<Vec<u8>> {
@@ -318,6 +321,16 @@ pub(super) fn file_of(add: &Add, folder: &str, schema: &TableSchema, order: (i64
         tags: tags.collect(),
         order: pair(ORDER).unwrap_or(order),
     })
+}
+
+/// The tag of a `remove` that says when its file was added, milliseconds.
+pub(super) fn added_tag(added_ms: i64) -> BTreeMap<String, Option<String>> {
+    BTreeMap::from([(ADDED.to_owned(), Some(added_ms.to_string()))])
+}
+
+/// The opposite of [`added_tag`].
+pub(super) fn added_of(remove: &Remove) -> Option<i64> {
+    remove.tags.as_ref()?.get(ADDED)?.as_ref()?.parse().ok()
 }
 
 /// Whether an `add` carries its write order.

@@ -18,7 +18,7 @@ use weir_base::checksum::hex;
 use weir_base::{Kind, Retry};
 
 use super::action::{Add, CommitInfo, Format, Line, Metadata};
-use super::log::{Committed, DeltaLog, Planned};
+use super::log::{Committed, DeltaLog, Planned, Vacuumed};
 use super::state::{LogState, PROTOCOL, Tombstone, remove_of};
 use super::{Env, names, object_error};
 use crate::error::{Error, Result};
@@ -93,6 +93,10 @@ impl Listing {
         self.by_folder.get(folder)
     }
 
+    pub(super) fn entry(&self, folder: &str) -> Option<&CatalogEntry> {
+        self.by_folder.get(folder)
+    }
+
     pub(super) fn entries(&self) -> impl Iterator<Item = &CatalogEntry> {
         self.by_folder.values()
     }
@@ -128,6 +132,11 @@ impl Catalog {
     #[cfg(test)]
     pub(super) fn files(&self) -> usize {
         self.log.state().files.len()
+    }
+
+    /// Deletes files that the catalog does not need any more.
+    pub(super) async fn vacuum(&self) -> Result<Vacuumed> {
+        self.log.vacuum().await
     }
 
     /// Reads what other writers have committed since.
@@ -182,18 +191,21 @@ impl Catalog {
         }
     }
 
-    /// Marks a table as dropped.
-    pub(super) async fn drop_table(&self, database: &str, table: &str, operation: &str) -> Result<CatalogEntry> {
+    /// Marks the table in a folder as dropped; one that is so already stays as it is.
+    pub(super) async fn drop_folder(&self, folder: &str, operation: &str) -> Result<CatalogEntry> {
         let changed_us = self.env.clock.now().div_euclid(1000);
-        let dropped = self
-            .change("drop", |listing| {
-                let missing = || Error::new(Kind::NotFound, format!("database '{database}' has no table '{table}'"));
-                let found = listing.live(database, table).ok_or_else(missing)?.clone();
-                let operation = operation.to_owned();
-                Ok(vec![CatalogEntry { state: TableState::Dropped, operation, changed_us, ..found }])
-            })
-            .await?;
-        dropped.into_iter().next().ok_or_else(|| Error::new(Kind::Internal, "a drop changed nothing"))
+        self.change("drop", |listing| {
+            let missing = || Error::new(Kind::NotFound, format!("the catalog has no table in folder '{folder}'"));
+            let found = listing.by_folder.get(folder).ok_or_else(missing)?.clone();
+            if found.state == TableState::Dropped {
+                return Ok(Vec::new());
+            }
+            let operation = operation.to_owned();
+            Ok(vec![CatalogEntry { state: TableState::Dropped, operation, changed_us, ..found }])
+        })
+        .await?;
+        let dropped = self.listing().by_folder.get(folder).cloned();
+        dropped.ok_or_else(|| Error::new(Kind::Internal, "a dropped table is missing"))
     }
 
     /// Makes a dropped table live again.
@@ -238,8 +250,8 @@ impl Catalog {
             let (base, size) = self.put_rows(&rows).await?;
             let expected = listing.version;
             let info = CommitInfo { operation: word.to_uppercase(), ..CommitInfo::default() };
-            let done =
-                self.log.commit(info, |state| self.plan(state, expected, &base, size, rows.len(), compact)).await?;
+            let put = (base.as_str(), size, rows.len());
+            let done = self.log.commit(info, |state, now_ms| self.plan(state, now_ms, expected, put, compact)).await?;
             if done.already {
                 self.forget(&base).await;
                 self.refresh().await?;
@@ -255,16 +267,14 @@ impl Catalog {
     fn plan(
         &self,
         state: &LogState,
+        now_ms: i64,
         expected: i64,
-        base: &str,
-        size: u64,
-        rows: usize,
+        (base, size, rows): (&str, u64, usize),
         compact: bool,
     ) -> Result<Planned> {
         if state.version != expected {
             return Ok(Planned::Done);
         }
-        let now_ms = self.env.now_ms();
         let mut lines = Vec::new();
         if state.version < 0 {
             lines.push(Line { protocol: Some(PROTOCOL), ..Line::default() });
@@ -273,7 +283,7 @@ impl Catalog {
         if compact {
             lines.extend(state.files.iter().map(|live| {
                 let (base, size) = (live.base.clone(), Some(live.file.size));
-                let tombstone = Tombstone { base, deleted_ms: now_ms, size };
+                let tombstone = Tombstone { base, deleted_ms: now_ms, added_ms: Some(live.modified_ms), size };
                 Line { remove: Some(remove_of(&tombstone, true)), ..Line::default() }
             }));
         }

@@ -47,6 +47,7 @@ fn schema() -> Arc<Schema> {
         field("extendedFileMetadata", Boolean),
         map("partitionValues"),
         field("size", Int64),
+        map("tags"),
     ];
     let metadata = vec![
         field("id", Utf8),

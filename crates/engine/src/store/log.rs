@@ -3,7 +3,7 @@
 //! [`DeltaLog::commit`] is the commit rule of `docs/formats/store.md`; what a commit contains and when it must be refused is the
 //! caller's `plan`, which is asked again for every version it is tried at.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use weir_base::checksum::hex;
 use weir_base::{Kind, Retry};
 
 use super::action::{self, CommitInfo, Line};
-use super::state::LogState;
+use super::state::{LogState, Tombstone};
 use super::{Env, checkpoint, object_error};
 use crate::error::{Error, Result};
 
@@ -26,6 +26,10 @@ const FAILURES_MAX: usize = 3;
 /// A state older than this may lie before what other writers have cleaned up, so it is checked against the last checkpoint.
 const STATE_AGE_MAX: Duration = Duration::from_secs(600);
 const COMMITS_IN_FLIGHT: usize = 16;
+/// A file that no commit names may be part of one that is being made: it is left alone for at least this long; milliseconds.
+const STRAY_AGE_MIN_MS: i64 = 24 * HOUR_MS;
+/// Of the undo window, the version at each full hour is kept; milliseconds.
+pub const HOUR_MS: i64 = 3_600_000;
 
 /// What a commit is to contain, decided on a state.
 pub(super) enum Planned {
@@ -130,11 +134,12 @@ impl DeltaLog {
         load(&self.env, &self.folder, Some(version)).await
     }
 
-    /// Commits what `plan` says, once, at the first free version for which `plan` agrees.
+    /// Commits what `plan` says of a state and the commit's time in milliseconds, once, at the first free version for which it
+    /// agrees. Each commit of a log is later than the one before it, whatever the clocks of its writers say.
     pub(super) async fn commit(
         &self,
         mut info: CommitInfo,
-        plan: impl Fn(&LogState) -> Result<Planned>,
+        plan: impl Fn(&LogState, i64) -> Result<Planned>,
     ) -> Result<Committed> {
         let mut id = [0; 16];
         self.env.random.fill(&mut id);
@@ -153,9 +158,9 @@ impl DeltaLog {
             {
                 return Ok(Committed { version, already: false });
             }
-            info.timestamp = self.env.now_ms();
+            info.timestamp = self.env.now_ms().max(base.stamp_ms.saturating_add(1));
             let mut lines = vec![Line { commit_info: Some(info.clone()), ..Line::default() }];
-            match plan(&base)? {
+            match plan(&base, info.timestamp)? {
                 Planned::Done => return Ok(Committed { version: base.version, already: true }),
                 Planned::Write(actions) => lines.extend(actions),
             }
@@ -211,7 +216,7 @@ impl DeltaLog {
     /// Writes a checkpoint of the newest known state and removes what it makes superfluous from the log.
     pub(super) async fn checkpoint(&self) -> Result<()> {
         let state = self.state();
-        let since = self.env.now_ms().saturating_sub(self.env.retention_ms());
+        let since = self.env.now_ms().saturating_sub(self.env.retention_ms()).saturating_sub(HOUR_MS);
         let lines = state.to_lines(since)?;
         let size = lines.len();
         let bytes = tokio::task::spawn_blocking(move || checkpoint::encode(&lines))
@@ -230,34 +235,59 @@ impl DeltaLog {
         self.clean(state.version).await
     }
 
-    /// Deletes data files that no version of the retention needs: removed, or never committed, longer ago than it.
-    pub(super) async fn vacuum(&self) -> Result<Vacuumed> {
-        let failed = |error| object_error(format!("'{}' cannot be vacuumed", self.folder), error);
-        let state = self.refresh().await?;
-        let since = self.env.now_ms().saturating_sub(self.env.retention_ms());
-        let live = state.files.iter().map(|live| live.file.path.clone());
-        let removed = state.tombstones.iter().filter(|tombstone| tombstone.deleted_ms >= since);
-        let removed = removed.map(|tombstone| format!("{}/{}", self.folder, action::percent_decode(&tombstone.base)));
-        let needed: HashSet<String> = live.chain(removed).collect();
-        let listed =
-            self.env.objects.list_with_delimiter(Some(&Path::from(self.folder.as_str()))).await.map_err(failed)?;
-        let doomed: Vec<_> = listed
-            .objects
-            .into_iter()
-            .filter(|meta| meta.location.as_ref().ends_with(".parquet") && !needed.contains(meta.location.as_ref()))
-            .filter(|meta| meta.last_modified.timestamp_millis() < since)
-            .collect();
-        let vacuumed = Vacuumed { files: doomed.len(), bytes: doomed.iter().map(|meta| meta.size).sum() };
-        let paths = stream::iter(doomed.into_iter().map(|meta| Ok(meta.location)).collect::<Vec<_>>());
-        let mut deleted = self.env.objects.delete_stream(paths.boxed());
-        while let Some(outcome) = deleted.next().await {
-            match outcome {
-                // Another server's vacuum was faster.
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(failed(error)),
+    /// The last version committed until `time_ms`, as far back as the log goes.
+    pub(super) async fn version_at(&self, time_ms: i64) -> Result<Option<i64>> {
+        let failed = |error| object_error(format!("the log of '{}' cannot be listed", self.folder), error);
+        let listed: Vec<_> =
+            self.env.objects.list(Some(&log_path(&self.folder, ""))).try_collect().await.map_err(failed)?;
+        let entries = listed.iter().filter_map(|meta| entry_of(&meta.location)).filter(|entry| !entry.checkpoint);
+        let mut versions: Vec<i64> = entries.map(|entry| entry.version).collect();
+        versions.sort_unstable();
+        // Each commit is later than the one before it, so halving finds the last that is early enough.
+        let (mut low, mut high) = (0, versions.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.commit_time(versions[middle]).await? {
+                Some(time) if time > time_ms => high = middle,
+                // One that another server cleans up just now is older than all that stay.
+                _ => low = middle + 1,
             }
         }
-        Ok(vacuumed)
+        Ok(low.checked_sub(1).map(|last| versions[last]))
+    }
+
+    /// When a version was committed, milliseconds.
+    pub(super) async fn commit_time(&self, version: i64) -> Result<Option<i64>> {
+        let lines = read_commit(&self.env, &self.folder, version).await?.unwrap_or_default();
+        Ok(lines.iter().find_map(|line| Some(line.commit_info.as_ref()?.timestamp)))
+    }
+
+    /// All data files that are there, of whatever version.
+    pub(super) async fn data_files(&self) -> Result<Vec<object_store::ObjectMeta>> {
+        let failed = |error| object_error(format!("'{}' cannot be listed", self.folder), error);
+        let folder = Path::from(self.folder.as_str());
+        let listed = self.env.objects.list_with_delimiter(Some(&folder)).await.map_err(failed)?;
+        Ok(listed.objects.into_iter().filter(|meta| meta.location.as_ref().ends_with(".parquet")).collect())
+    }
+
+    /// Deletes data files that no kept version needs, and those never committed that are older than the retention and a day.
+    pub(super) async fn vacuum(&self) -> Result<Vacuumed> {
+        let state = self.refresh().await?;
+        let (now_ms, window_ms) = (self.env.now_ms(), self.env.retention_ms());
+        let live: HashSet<&str> = state.files.iter().map(|live| live.file.path.as_str()).collect();
+        let path = |tombstone: &Tombstone| format!("{}/{}", self.folder, action::percent_decode(&tombstone.base));
+        let removed: HashMap<String, bool> = state
+            .tombstones
+            .iter()
+            .map(|tombstone| (path(tombstone), state.is_kept(tombstone, now_ms, window_ms)))
+            .collect();
+        let is_doomed = |meta: &object_store::ObjectMeta| match removed.get(meta.location.as_ref()) {
+            _ if live.contains(meta.location.as_ref()) => false,
+            Some(kept) => !kept,
+            None => meta.last_modified.timestamp_millis() < now_ms.saturating_sub(window_ms.max(STRAY_AGE_MIN_MS)),
+        };
+        let doomed = self.data_files().await?.into_iter().filter(is_doomed).collect();
+        delete_all(&self.env, &self.folder, doomed).await
     }
 
     /// Deletes commits and checkpoints before the newest checkpoint that is past the retention.
@@ -285,6 +315,31 @@ impl DeltaLog {
         };
         deleted.map(ignore_missing).try_collect::<()>().await
     }
+}
+
+/// Deletes everything in a folder, its log last.
+pub(super) async fn purge(env: &Env, folder: &str) -> Result<Vacuumed> {
+    let failed = |error| object_error(format!("'{folder}' cannot be listed"), error);
+    let listed: Vec<_> = env.objects.list(Some(&Path::from(folder))).try_collect().await.map_err(failed)?;
+    let is_data = |meta: &object_store::ObjectMeta| meta.location.as_ref().ends_with(".parquet");
+    let (data, log): (Vec<_>, Vec<_>) = listed.into_iter().partition(|meta| is_data(meta));
+    let vacuumed = delete_all(env, folder, data).await?;
+    delete_all(env, folder, log).await?;
+    Ok(vacuumed)
+}
+
+async fn delete_all(env: &Env, folder: &str, doomed: Vec<object_store::ObjectMeta>) -> Result<Vacuumed> {
+    let vacuumed = Vacuumed { files: doomed.len(), bytes: doomed.iter().map(|meta| meta.size).sum() };
+    let paths = stream::iter(doomed.into_iter().map(|meta| Ok(meta.location)).collect::<Vec<_>>());
+    let mut deleted = env.objects.delete_stream(paths.boxed());
+    while let Some(outcome) = deleted.next().await {
+        match outcome {
+            // Another server's vacuum was faster.
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(object_error(format!("'{folder}' cannot be vacuumed"), error)),
+        }
+    }
+    Ok(vacuumed)
 }
 
 /// What a vacuum deleted.
@@ -392,11 +447,16 @@ async fn load(env: &Env, folder: &str, at: Option<i64>) -> Result<LogState> {
         }
         state.apply(version, &all)?;
     }
+    let gone = |at| Error::new(Kind::NotFound, format!("version {at} of '{folder}' is not there (any more)"));
+    if let Some(at) = at.filter(|_| state.version < 0)
+        && entries.iter().map(|entry| entry.version).min().is_some_and(|oldest| oldest > 0)
+    {
+        // What is left of a log that is being cleaned up.
+        return Err(gone(at));
+    }
     follow(env, folder, &mut state, &entries).await?;
     match at {
-        Some(at) if state.version != at => {
-            Err(Error::new(Kind::NotFound, format!("version {at} of '{folder}' is not there (any more)")))
-        }
+        Some(at) if state.version != at => Err(gone(at)),
         _ => Ok(state),
     }
 }

@@ -6,6 +6,7 @@
 
 mod action;
 mod catalog;
+mod check;
 mod checkpoint;
 mod encode;
 pub mod file;
@@ -35,9 +36,9 @@ use catalog::Catalog;
 use local::LocalStore;
 
 pub use catalog::{CatalogEntry, TableState};
-pub use log::{Committed, Vacuumed};
+pub use log::{Committed, HOUR_MS, Vacuumed};
 pub use remote::RemoteLimits;
-pub use table::{Change, FileWriter, NewFile, Operation, Snapshot, Table};
+pub use table::{Change, FileWriter, NewFile, Operation, Snapshot, Step, Table};
 
 /// The URL under which [`Store::objects`] is registered with query engines; the paths of data files follow it.
 pub const ROOT_URL: &str = "weir://store/";
@@ -256,7 +257,55 @@ impl Store {
     /// # Errors
     /// `not found` when there is no such table; those of the store.
     pub async fn drop_table(&self, database: &str, table: &str, operation: &str) -> Result<CatalogEntry> {
-        self.catalog.drop_table(database, table, operation).await
+        let missing = || Error::new(Kind::NotFound, format!("database '{database}' has no table '{table}'"));
+        self.catalog.refresh().await?;
+        let folder = self.catalog.listing().live(database, table).ok_or_else(missing)?.folder.clone();
+        self.catalog.drop_folder(&folder, operation).await
+    }
+
+    /// Marks the table in a folder as dropped by `operation`; one that is so already stays as it is.
+    ///
+    /// # Errors
+    /// `not found` when the catalog has no such folder; those of the store.
+    pub async fn drop_folder(&self, folder: &str, operation: &str) -> Result<CatalogEntry> {
+        self.catalog.drop_folder(folder, operation).await
+    }
+
+    /// What the newest catalog known says of a folder.
+    pub fn entry(&self, folder: &str) -> Option<CatalogEntry> {
+        self.catalog.listing().entry(folder).cloned()
+    }
+
+    /// Whether the newest catalog known has the table in a folder as dropped.
+    pub fn is_dropped(&self, folder: &str) -> bool {
+        self.catalog.listing().entry(folder).is_some_and(|entry| entry.state == TableState::Dropped)
+    }
+
+    /// Whether the newest catalog known has a live table of this name.
+    pub fn is_live(&self, database: &str, table: &str) -> bool {
+        self.catalog.listing().live(database, table).is_some()
+    }
+
+    /// Deletes the files of a table that no kept version needs, or all of one that was dropped longer ago than the retention.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn vacuum(&self, entry: &CatalogEntry) -> Result<Vacuumed> {
+        // A server whose clock is behind may still bring it back.
+        let gone_ms = entry.changed_us.div_euclid(1000).saturating_add(self.env.retention_ms()).saturating_add(HOUR_MS);
+        if entry.state == TableState::Live || self.env.now_ms() <= gone_ms {
+            return self.open_table(entry).await?.vacuum().await;
+        }
+        self.tables.lock().expect("no panic under this lock").remove(&entry.folder);
+        log::purge(&self.env, &entry.folder).await
+    }
+
+    /// Deletes the files of the catalog that no kept version needs.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn vacuum_catalog(&self) -> Result<Vacuumed> {
+        self.catalog.vacuum().await
     }
 
     /// Makes the dropped table in `folder` live again.

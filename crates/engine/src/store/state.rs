@@ -7,6 +7,7 @@ use weir_base::Kind;
 
 use super::action::{self, Add, Line, Metadata, Protocol, Remove, Txn};
 use super::file::DataFile;
+use super::log::HOUR_MS;
 use crate::error::{Error, Result};
 use crate::schema::{SchemaRef, TableSchema};
 
@@ -24,6 +25,8 @@ pub(super) struct LiveFile {
 pub(super) struct Tombstone {
     pub(super) base: String,
     pub(super) deleted_ms: i64,
+    /// When it was added; `None` when nobody knows any more.
+    pub(super) added_ms: Option<i64>,
     pub(super) size: Option<u64>,
 }
 
@@ -39,6 +42,10 @@ pub(super) struct LogState {
     /// In write order.
     pub(super) files: Vec<LiveFile>,
     pub(super) transactions: HashMap<String, i64>,
+    /// When each step of an operation was committed, by its `txn`; milliseconds.
+    pub(super) step_times: HashMap<String, i64>,
+    /// The time of the newest commit as far as known, milliseconds. Each commit is later than the one before it.
+    pub(super) stamp_ms: i64,
     pub(super) tombstones: Vec<Tombstone>,
 }
 
@@ -52,6 +59,8 @@ impl LogState {
             sub_micro: false,
             files: Vec::new(),
             transactions: HashMap::new(),
+            step_times: HashMap::new(),
+            stamp_ms: i64::MIN,
             tombstones: Vec::new(),
         }
     }
@@ -70,8 +79,12 @@ impl LogState {
             }
             if let Some(txn) = &line.txn {
                 self.transactions.insert(txn.app_id.clone(), txn.version);
+                if let Some(time) = txn.last_updated.filter(|_| txn.app_id.starts_with(STEP_PREFIX)) {
+                    self.step_times.insert(txn.app_id.clone(), time);
+                }
             }
         }
+        self.stamp_ms = lines.iter().filter_map(time_of).fold(self.stamp_ms, i64::max);
         let rearranged = self.remove(lines);
         self.add(version, lines, rearranged)?;
         self.version = version;
@@ -86,8 +99,10 @@ impl LogState {
             return None;
         }
         let mut range: Option<(i64, i64)> = None;
+        let mut added: HashMap<&str, i64> = HashMap::new();
         self.files.retain(|live| {
-            let Some(remove) = removes.get(live.base.as_str()) else { return true };
+            let Some((base, remove)) = removes.get_key_value(live.base.as_str()) else { return true };
+            added.insert(base, live.modified_ms);
             if !remove.data_change {
                 let (low, high) = live.file.order;
                 range = Some(range.map_or((low, high), |(min, max)| (min.min(low), max.max(high))));
@@ -97,6 +112,7 @@ impl LogState {
         self.tombstones.extend(removes.values().map(|remove| Tombstone {
             base: remove.path.clone(),
             deleted_ms: remove.deletion_timestamp.unwrap_or(0),
+            added_ms: added.get(remove.path.as_str()).copied().or_else(|| action::added_of(remove)),
             size: remove.size,
         }));
         range
@@ -125,6 +141,18 @@ impl LogState {
         Ok(())
     }
 
+    /// Whether a kept version needs a file that was removed: one of the last hour, the one at a full hour of the window, or one
+    /// before or after a step of an operation. An undo that begins at the end of the window has an hour to finish.
+    pub(super) fn is_kept(&self, tombstone: &Tombstone, now_ms: i64, window_ms: i64) -> bool {
+        let (added, removed) = (tombstone.added_ms.unwrap_or(i64::MIN), tombstone.deleted_ms);
+        let oldest = now_ms.saturating_sub(window_ms);
+        let recent = removed >= now_ms.saturating_sub(window_ms.min(HOUR_MS));
+        let hour = removed.saturating_sub(1).div_euclid(HOUR_MS) * HOUR_MS;
+        let spared = oldest.saturating_sub(window_ms.min(HOUR_MS));
+        let by_step = |time: &i64| *time >= spared && (added..=removed).contains(time);
+        recent || hour >= added.max(oldest) || self.step_times.values().any(by_step)
+    }
+
     /// All of the state as actions; tombstones older than `tombstones_since_ms` are left out.
     pub(super) fn to_lines(&self, tombstones_since_ms: i64) -> Result<Vec<Line>> {
         let mut lines = vec![
@@ -132,7 +160,7 @@ impl LogState {
             Line { meta_data: self.metadata.clone(), ..Line::default() },
         ];
         lines.extend(self.transactions.iter().map(|(app_id, &version)| Line {
-            txn: Some(Txn { app_id: app_id.clone(), version, last_updated: None }),
+            txn: Some(Txn { app_id: app_id.clone(), version, last_updated: self.step_times.get(app_id).copied() }),
             ..Line::default()
         }));
         for live in &self.files {
@@ -144,6 +172,9 @@ impl LogState {
         Ok(lines)
     }
 }
+
+/// How the `txn` of a step of an operation begins; its version is that of the commit.
+pub(super) const STEP_PREFIX: &str = "weir-op/";
 
 /// The protocol of every table of Weir: what every reader knows.
 pub(super) const PROTOCOL: Protocol = Protocol { min_reader_version: 1, min_writer_version: 2 };
@@ -157,7 +188,16 @@ pub(super) fn remove_of(tombstone: &Tombstone, data_change: bool) -> Remove {
         extended_file_metadata: Some(true),
         partition_values: Some(Default::default()),
         size: tombstone.size,
+        tags: tombstone.added_ms.map(action::added_tag),
     }
+}
+
+/// The time that an action tells, milliseconds.
+fn time_of(line: &Line) -> Option<i64> {
+    let info = line.commit_info.as_ref().map(|info| info.timestamp);
+    let add = || line.add.as_ref().map(|add| add.modification_time);
+    let remove = || line.remove.as_ref()?.deletion_timestamp;
+    info.or_else(add).or_else(remove)
 }
 
 fn check_protocol(protocol: &Protocol, folder: &str) -> Result<()> {

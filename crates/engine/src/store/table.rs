@@ -9,16 +9,17 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
+use weir_base::Kind;
 use weir_base::checksum::hex;
-use weir_base::{Kind, Retry};
 
 use super::action::{self, Add, CommitInfo, Format, Line, Metadata, Txn};
+use super::check::{check_adjacent, check_newer, live_of, merge_schema};
 use super::encode::{Encoded, Encoder};
 use super::file::DataFile;
 use super::layout;
 use super::log::{Committed, DeltaLog, Planned, Vacuumed};
 use super::reader::ObjectReader;
-use super::state::{LogState, PROTOCOL, Tombstone, remove_of};
+use super::state::{LogState, PROTOCOL, STEP_PREFIX, Tombstone, remove_of};
 use super::{Env, object_error};
 use crate::error::{Error, Result};
 use crate::schema::{SchemaRef, TIME, TableSchema};
@@ -40,6 +41,25 @@ pub struct Snapshot {
     pub files: Vec<Arc<DataFile>>,
     /// The newest `txn` of each writer.
     pub transactions: HashMap<String, i64>,
+    /// When each step of an operation was committed, by its `txn`; milliseconds since 1970 UTC.
+    pub step_times: HashMap<String, i64>,
+}
+
+/// One of the commits of an operation that can be undone: 1 is its effect, 2 the undo, 3 the undo of that, and so on. Each is
+/// committed at most once, and only after the one before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The operation's id.
+    pub operation: String,
+    /// From 1.
+    pub number: u32,
+}
+
+impl Step {
+    /// The application id of the step's `txn`, whose version is that of the commit.
+    pub fn app_id(&self) -> String {
+        format!("{STEP_PREFIX}{}/{}", self.operation, self.number)
+    }
 }
 
 /// A file that is written and not yet committed.
@@ -79,6 +99,10 @@ pub struct Change {
     /// The writer's id and a number that grows with each of its commits; a commit whose number is not larger than the one on
     /// record has happened and is not repeated.
     pub txn: Option<(String, i64)>,
+    /// The step of an operation that this is; one that is on record has happened and is not repeated.
+    pub step: Option<Step>,
+    /// What a rewrite was decided on: it is refused when a file came since that may share keys with an added one and is not newer.
+    pub seen: Option<Arc<Snapshot>>,
     /// Why.
     pub operation: Operation,
 }
@@ -154,6 +178,30 @@ impl Table {
         Ok(Arc::new(Snapshot::of(&self.log.state_at(version).await?)))
     }
 
+    /// The last version that was committed until a time in milliseconds UTC, as far back as the log goes; `None` when none was.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn version_at(&self, time_ms: i64) -> Result<Option<i64>> {
+        self.log.version_at(time_ms).await
+    }
+
+    /// When a version was committed, milliseconds UTC; `None` when the log does not have it (any more).
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn commit_time(&self, version: i64) -> Result<Option<i64>> {
+        self.log.commit_time(version).await
+    }
+
+    /// The paths of all data files that are there, of whatever version.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn data_files(&self) -> Result<HashSet<String>> {
+        Ok(self.log.data_files().await?.into_iter().map(|meta| meta.location.to_string()).collect())
+    }
+
     /// Commits a change by the rules of `docs/formats/store.md`.
     ///
     /// # Errors
@@ -172,7 +220,7 @@ impl Table {
         };
         let info =
             CommitInfo { operation: operation.to_owned(), operation_parameters: parameters, ..CommitInfo::default() };
-        let done = self.log.commit(info, |state| self.plan(state, &change)).await?;
+        let done = self.log.commit(info, |state, now_ms| self.plan(state, now_ms, &change)).await?;
         if !done.already && done.version % CHECKPOINT_EVERY == 0 && done.version > 0 {
             // The commit has happened; without a checkpoint the next start reads more of the log, nothing else.
             if let Err(error) = self.log.checkpoint().await {
@@ -183,15 +231,28 @@ impl Table {
     }
 
     /// What a change means for the table at `state`, or why it cannot be made there.
-    fn plan(&self, state: &LogState, change: &Change) -> Result<Planned> {
+    fn plan(&self, state: &LogState, now_ms: i64, change: &Change) -> Result<Planned> {
         if let Some((app_id, number)) = &change.txn
             && state.transactions.get(app_id).is_some_and(|last| last >= number)
         {
             return Ok(Planned::Done);
         }
+        if let Some(step) = &change.step {
+            if state.transactions.contains_key(&step.app_id()) {
+                return Ok(Planned::Done);
+            }
+            let before = Step { number: step.number.saturating_sub(1), ..step.clone() };
+            if step.number > 1 && !state.transactions.contains_key(&before.app_id()) {
+                let what = format!("step {} of operation {} has not happened", before.number, step.operation);
+                return Err(Error::new(Kind::Conflict, what));
+            }
+        }
         let removed = live_of(state, &change.remove)?;
         if change.operation == Operation::Compaction {
             check_adjacent(state, &change.remove)?;
+        }
+        if let Some(seen) = &change.seen {
+            check_newer(state, seen, &change.remove, &change.add)?;
         }
         let mut lines = Vec::new();
         if state.version < 0 {
@@ -201,14 +262,17 @@ impl Table {
         if change.operation == Operation::Schema && lines.is_empty() {
             return Ok(Planned::Done);
         }
-        let now_ms = self.env.now_ms();
         if let Some((app_id, version)) = &change.txn {
             let txn = Txn { app_id: app_id.clone(), version: *version, last_updated: Some(now_ms) };
             lines.push(Line { txn: Some(txn), ..Line::default() });
         }
+        if let Some(step) = &change.step {
+            let txn = Txn { app_id: step.app_id(), version: state.version + 1, last_updated: Some(now_ms) };
+            lines.push(Line { txn: Some(txn), ..Line::default() });
+        }
         let data_change = change.operation != Operation::Compaction;
         lines.extend(removed.into_iter().map(|base| {
-            let tombstone = Tombstone { base: base.0, deleted_ms: now_ms, size: Some(base.1) };
+            let tombstone = Tombstone { base: base.0, deleted_ms: now_ms, added_ms: None, size: Some(base.1) };
             Line { remove: Some(remove_of(&tombstone, data_change)), ..Line::default() }
         }));
         let version = state.version + 1;
@@ -425,6 +489,7 @@ impl Snapshot {
             schema: Arc::clone(&state.schema),
             files: state.files.iter().map(|live| Arc::clone(&live.file)).collect(),
             transactions: state.transactions.clone(),
+            step_times: state.step_times.clone(),
         }
     }
 }
@@ -432,75 +497,24 @@ impl Snapshot {
 impl Change {
     /// A change that adds new rows.
     pub fn flush(add: Vec<NewFile>, txn: Option<(String, i64)>) -> Self {
-        Self { add, remove: Vec::new(), schema: None, txn, operation: Operation::Flush }
+        let operation = Operation::Flush;
+        Self { add, remove: Vec::new(), schema: None, txn, step: None, seen: None, operation }
     }
 
     /// A change that replaces files by their merged rows.
     pub fn compaction(remove: Vec<Arc<DataFile>>, add: Vec<NewFile>) -> Self {
-        Self { add, remove, schema: None, txn: None, operation: Operation::Compaction }
+        let operation = Operation::Compaction;
+        Self { add, remove, schema: None, txn: None, step: None, seen: None, operation }
+    }
+
+    /// A change that replaces files by what a step of an operation makes of their rows, decided on `seen`.
+    pub fn rewrite(word: &str, step: Step, seen: Arc<Snapshot>, remove: Vec<Arc<DataFile>>, add: Vec<NewFile>) -> Self {
+        let (step, seen, operation) = (Some(step), Some(seen), Operation::Rewrite(word.to_owned()));
+        Self { add, remove, schema: None, txn: None, step, seen, operation }
     }
 
     /// A change that adds columns.
     pub fn columns(schema: SchemaRef) -> Self {
-        Self { add: Vec::new(), remove: Vec::new(), schema: Some(schema), txn: None, operation: Operation::Schema }
+        Self { schema: Some(schema), operation: Operation::Schema, ..Self::flush(Vec::new(), None) }
     }
-}
-
-fn conflict(what: impl Into<String>) -> Error {
-    Error::new(Kind::Conflict, what).with_retry(Retry::Backoff)
-}
-
-/// The log's names and the sizes of the files to be removed, all of which must be live.
-fn live_of(state: &LogState, remove: &[Arc<DataFile>]) -> Result<Vec<(String, u64)>> {
-    if remove.is_empty() {
-        return Ok(Vec::new());
-    }
-    let live: HashMap<&str, &str> =
-        state.files.iter().map(|live| (live.file.path.as_str(), live.base.as_str())).collect();
-    let find = |file: &Arc<DataFile>| match live.get(file.path.as_str()) {
-        Some(base) => Ok(((*base).to_owned(), file.size)),
-        None => Err(conflict(format!("file '{}' has been removed by another commit", file.path))),
-    };
-    remove.iter().map(find).collect()
-}
-
-/// Refuses to merge files when a live file that may share keys with them lies between two of them in the write order.
-fn check_adjacent(state: &LogState, inputs: &[Arc<DataFile>]) -> Result<()> {
-    let paths: HashSet<&str> = inputs.iter().map(|file| file.path.as_str()).collect();
-    for live in state.files.iter().filter(|live| !paths.contains(live.file.path.as_str())) {
-        let file = &live.file;
-        let between =
-            inputs.iter().any(|input| input.order < file.order) && inputs.iter().any(|input| input.order > file.order);
-        if between && inputs.iter().any(|input| input.may_share_keys(file)) {
-            return Err(conflict(format!("file '{}' lies between the files to be merged", file.path)));
-        }
-    }
-    Ok(())
-}
-
-/// `current` with the columns of `wanted` that it lacks; `None` when it lacks none.
-fn merge_schema(current: &TableSchema, wanted: &TableSchema) -> Result<Option<TableSchema>> {
-    let mut merged: Option<TableSchema> = None;
-    let mut last_tag = None;
-    for column in wanted.columns() {
-        let base = merged.as_ref().unwrap_or(current);
-        let index = match base.get(&column.name) {
-            Some((index, found)) if found == column => index,
-            Some((_, found)) if found.role != column.role => {
-                let (is, not) = (crate::schema::role_word(found.role), crate::schema::role_word(column.role));
-                return Err(conflict(format!("column '{}' is {is}, not {not}", column.name)));
-            }
-            Some(_) => return Err(conflict(format!("column '{}' is stored under another name", column.name))),
-            None => {
-                if base.columns().iter().any(|found| found.stored.eq_ignore_ascii_case(&column.stored)) {
-                    return Err(conflict(format!("the stored name of column '{}' is taken", column.name)));
-                }
-                merged.get_or_insert_with(|| current.clone()).push(column.clone())
-            }
-        };
-        if column.role == crate::schema::Role::Tag && last_tag.replace(index).is_some_and(|last| last > index) {
-            return Err(conflict("the tags of the table have another order"));
-        }
-    }
-    Ok(merged)
 }

@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 use weir_base::Kind;
+use weir_limits::Deadline;
 use weir_ops::plan::NoteKind;
 use weir_ops::{
-    Class, Entry, History, Listing, Operation, Plan, Policy, RunOptions, State, Step, Target, UndoOptions, apply,
-    resume,
+    Class, Entry, Failure, History, Listing, Operation, Plan, Policy, RunOptions, Started, State, Step, Target,
+    UndoOptions, Value, apply, resume,
 };
 
 use crate::scripted::{Scripted, Trick, World, twice, wishes};
@@ -191,4 +192,45 @@ fn stages_are_done_one_after_the_other_and_undone_the_other_way() {
     let partial = run(&history, &target, entries);
     let counts = (partial.count(Step::Done), partial.count(Step::Failed), partial.count(Step::Planned));
     assert_eq!(counts, (1, 1, 4), "a stage waits for the one before");
+}
+
+/// A target on which some changes cannot be taken back.
+struct Stuck<'a> {
+    inner: &'a Scripted,
+    key: &'static str,
+}
+
+impl Target for Stuck<'_> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn read(&self, keys: &[&str], deadline: Deadline) -> Result<Vec<Value>, Failure> {
+        self.inner.read(keys, deadline)
+    }
+
+    fn start(&self, entry: &Entry, to: &Value, deadline: Deadline) -> Result<Started, Failure> {
+        self.inner.start(entry, to, deadline)
+    }
+
+    fn obstacle(&self, entry: &Entry, _deadline: Deadline) -> Result<Option<String>, Failure> {
+        Ok((entry.key == self.key).then(|| "has gone for good".to_owned()))
+    }
+}
+
+#[test]
+fn r3_what_cannot_be_taken_back_is_a_conflict_under_every_policy() {
+    let (_world, history, target) = setup();
+    let first = run(&history, &target, wishes(3, "new"));
+    let stuck = Stuck { inner: &target, key: "k01" };
+    for policy in [Policy::Skip, Policy::Force] {
+        let options = UndoOptions { policy, ..UndoOptions::default() };
+        let plan = Plan::undo(&history, &stuck, "tester", &[first.id], &options).unwrap();
+        assert_eq!((plan.entries.len(), plan.notes_of(NoteKind::Conflict).count()), (2, 1), "{policy:?}");
+    }
+    let error = undo(&history, &stuck, &first, Policy::Refuse).unwrap_err();
+    assert!(error.kind() == Kind::Conflict && error.to_string().contains("'k01' has gone for good"), "{error}");
+    assert_eq!(target.states().len(), 3, "nothing was touched");
+    undo(&history, &stuck, &first, Policy::Skip).unwrap();
+    assert_eq!(target.states().into_keys().collect::<Vec<_>>(), ["k01"]);
 }

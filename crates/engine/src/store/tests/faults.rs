@@ -137,6 +137,24 @@ async fn a_commit_without_an_answer_happens_once_e1() {
     }
 }
 
+/// R2: whatever becomes of the answer, the step is there once, and its `txn` tells the version of its commit.
+#[tokio::test]
+async fn a_step_without_an_answer_happens_once_r2() {
+    use Fault::{AnswerLost, Late, Refused};
+    for faults in [&[Refused][..], &[AnswerLost], &[Late], &[Refused, AnswerLost], &[Late, Late]] {
+        let bench = Bench::new().await;
+        let table = bench.store(true).await.create_table("db", "cpu").await.unwrap();
+        let file = simple_file(&table, &[("a", 1, 1)]).await;
+        table.commit(Change::flush(vec![file], None)).await.unwrap();
+        let seen = table.snapshot();
+        let step = crate::store::Step { operation: "op".to_owned(), number: 1 };
+        bench.inject(faults);
+        table.commit(Change::rewrite("DELETE", step, Arc::clone(&seen), seen.files.clone(), Vec::new())).await.unwrap();
+        let after = bench.store(false).await.table("db", "cpu").await.unwrap().unwrap().snapshot();
+        assert_eq!((after.version, after.files.len(), after.transactions["weir-op/op/1"]), (1, 0, 1), "{faults:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_commit_that_another_writer_overtakes_while_unanswered_happens_once_e3() {
     for fault in [Fault::AnswerLost, Fault::Late, Fault::Refused] {

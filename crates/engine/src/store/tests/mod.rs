@@ -5,6 +5,7 @@ mod commits;
 mod faults;
 mod readers;
 mod rows;
+mod steps;
 
 use std::sync::Arc;
 

@@ -1,5 +1,8 @@
 //! The engine from the outside: what is acknowledged is there, once, whatever happens in between.
 
+mod operations;
+mod undo;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
