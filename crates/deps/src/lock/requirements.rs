@@ -155,11 +155,16 @@ pub(super) fn requirement(reader: &mut Reader<'_>, spec: &str, line: u32, hashes
 
 /// Whether the name and the extras are names. The parser underneath panics on some that are not ("idna- ==3.10").
 fn has_sound_names(spec: &str) -> bool {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
     let is_name = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+        let is_end = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
+        is_end(text.chars().next()) && is_end(text.chars().next_back()) && text.chars().all(is_part)
     };
-    let end = spec.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))).unwrap_or(spec.len());
-    let rest = spec[end..].trim_start();
-    let extras = rest.strip_prefix('[').map_or("", |extras| extras.split(']').next().unwrap_or_default());
-    is_name(&spec[..end]) && (extras.trim().is_empty() || extras.split(',').all(|extra| is_name(extra.trim())))
+    let end = spec.find(|letter: char| !is_part(letter)).unwrap_or(spec.len());
+    let are_sound = match spec[end..].trim_start().strip_prefix('[').map(|rest| rest.split_once(']')) {
+        None => true,
+        Some(None) => false,
+        Some(Some((extras, _))) => extras.trim().is_empty() || extras.split(',').all(|extra| is_name(extra.trim())),
+    };
+    is_name(&spec[..end]) && are_sound
 }

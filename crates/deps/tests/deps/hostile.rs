@@ -27,6 +27,7 @@ fn names_that_end_with_a_separator_are_problems() {
         "-\u{e9}\n",
         "[x]\n",
         "6r[r \u{fffd}r\n",
+        "p[Y.--\u{c}##--p\n",
         "a[b \u{e9}]c==1\n",
     ] {
         let set = parse(weir_deps::lock::LockKind::Requirements, text, "file", &Target::default());
