@@ -229,19 +229,7 @@ fn distances_to_all(ranks: &[u32]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Steps of a series: how many points, at which level.
-    fn series(random: &Seeded, steps: &[(usize, f64)]) -> Vec<f64> {
-        let level = 20.0 + 100.0 * random.uniform();
-        let mut values = Vec::new();
-        for (count, factor) in steps {
-            values.extend((0..*count).map(|_| {
-                let outlier = if random.uniform() < 0.03 { 1.0 + 3.0 * random.uniform() } else { 1.0 };
-                level * factor * (0.03 * random.student3()).exp() * outlier
-            }));
-        }
-        values
-    }
+    use crate::simulate::{SHAPES, history};
 
     /// True changes, found changes, and how many of them are within three points of each other.
     fn matched(truth: &[usize], found: &[Change]) -> usize {
@@ -251,24 +239,10 @@ mod tests {
     #[test]
     fn known_shifts_are_found_where_they_are_and_hardly_any_others() {
         let random = Seeded::new(31);
-        let shapes: [&[(usize, f64)]; 5] = [
-            &[(60, 1.0), (60, 1.1)],
-            &[(40, 1.0), (50, 1.2), (60, 1.0)],
-            &[(80, 1.0), (30, 0.85), (40, 1.05), (60, 1.3)],
-            &[(150, 1.0)],
-            &[(30, 1.0), (20, 1.5), (100, 1.0)],
-        ];
         let (mut truths, mut founds, mut hits) = (0, 0, 0);
-        for steps in shapes.iter().cycle().take(60) {
-            let truth: Vec<usize> = steps
-                .iter()
-                .scan(0, |at, step| {
-                    *at += step.0;
-                    Some(*at)
-                })
-                .take(steps.len() - 1)
-                .collect();
-            let found = find(&series(&random, steps), Settings::default());
+        for steps in SHAPES.iter().cycle().take(200) {
+            let (values, truth) = history(&random, steps);
+            let found = find(&values, Settings::default());
             (truths, founds, hits) = (truths + truth.len(), founds + found.len(), hits + matched(&truth, &found));
         }
         let (precision, recall) = (hits as f64 / founds as f64, hits as f64 / truths as f64);
@@ -279,20 +253,20 @@ mod tests {
     fn noise_alone_is_seldom_a_change() {
         let random = Seeded::new(32);
         let alarms =
-            (0..200).filter(|_| !find(&series(&random, &[(100, 1.0)]), Settings::default()).is_empty()).count();
+            (0..200).filter(|_| !find(&history(&random, &[(100, 1.0)]).0, Settings::default()).is_empty()).count();
         assert!(alarms <= 4, "{alarms} of 200");
     }
 
     #[test]
     fn a_change_says_by_how_much_with_an_interval() {
         let random = Seeded::new(33);
-        let found = find(&series(&random, &[(80, 1.0), (80, 1.25)]), Settings::default());
+        let found = find(&history(&random, &[(80, 1.0), (80, 1.25)]).0, Settings::default());
         let [change] = &found[..] else { panic!("{found:?}") };
         let (low, high) = change.interval.unwrap();
         assert!((1.2..1.3).contains(&change.ratio) && low > 1.15 && high < 1.35 && change.p <= 0.005, "{change:?}");
         assert_eq!(
             found,
-            find(&series(&Seeded::new(33), &[(80, 1.0), (80, 1.25)]), Settings::default()),
+            find(&history(&Seeded::new(33), &[(80, 1.0), (80, 1.25)]).0, Settings::default()),
             "same answer again"
         );
     }
