@@ -84,7 +84,7 @@ fn sides(operations: u64, threads: u64) -> anyhow::Result<Vec<(&'static str, f64
     sum.fetch_add(counted(&tracker), Ordering::Relaxed);
     anyhow::ensure!(sum.swap(0, Ordering::Relaxed) == count, "start lost operations");
     let kind = tracker.kind("flush", &[("table", "cpu")]);
-    let of_kind = timed(operations, threads, |_| drop(black_box(kind.time(|| Ok::<(), ()>(())))));
+    let of_kind = timed(operations, threads, |_| { let _ = black_box(kind.time(|| Ok::<(), ()>(()))); });
     anyhow::ensure!(counted(&tracker) == count, "kind lost operations");
     let only = timed(operations, threads, |at| kind.record(Duration::from_nanos(500 + at % 100), true));
     anyhow::ensure!(counted(&tracker) == count, "record lost operations");
