@@ -14,6 +14,7 @@ use anyhow::Context;
 use clap::Parser;
 use weir_bench::deps::{self, DepsResults};
 use weir_bench::report::{self, JournalResults, Results, Starts};
+use weir_bench::track::{self, TrackResults};
 
 /// Writes the tables of a page from result files.
 #[derive(Debug, Parser)]
@@ -52,6 +53,11 @@ fn main() -> anyhow::Result<()> {
         let results: JournalResults = serde_json::from_str(&text)?;
         let section = section(&results.command, &results.machine, &report::journal_tables(&results));
         page = report::replace_section(&page, "journal", &section)?;
+    }
+    if let Some(text) = read(&cli.results, "track")? {
+        let results: TrackResults = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &track::tables(&results));
+        page = report::replace_section(&page, "track", &section)?;
     }
     std::fs::write(&cli.page, page)?;
     Ok(())
