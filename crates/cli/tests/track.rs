@@ -55,7 +55,7 @@ fn runs_are_reported_and_a_slower_side_fails_the_check() {
     let slower = track(dir, 1, "check --name nap --baseline side=a --candidate side=b");
     assert!(slower.contains("% slower"), "{slower}");
     track(dir, 0, "check --name nap --baseline side=b --candidate side=a");
-    track(dir, 0, "check --name nap --baseline side=a --candidate side=b --threshold 5000%");
+    track(dir, 0, "check --name nap --baseline side=a --candidate side=b --threshold 90000%");
     track(dir, 1, "check --baseline last-8");
     track(dir, 3, "check --name nap --baseline side=none --candidate side=b");
     track(dir, 2, "check --name nap --baseline side=a --threshold no");
