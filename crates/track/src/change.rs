@@ -277,7 +277,6 @@ mod tests {
             (truths, founds, hits) = (truths + truth.len(), founds + found.len(), hits + matched(&truth, &found));
         }
         let (precision, recall) = (hits as f64 / founds as f64, hits as f64 / truths as f64);
-        println!("precision {precision:.3}, recall {recall:.3}");
         assert!(precision >= 0.95 && recall >= 0.95, "precision {precision:.3}, recall {recall:.3}");
     }
 
