@@ -6,7 +6,7 @@
 //! Reading order: [`tsbs`] makes the lines, [`http`] carries them, [`target`] knows the servers, [`process`] watches
 //! one, [`load`] puts them together, [`disk`] gives the floor under every durable figure, [`report`] writes it down. For
 //! `weir deps`, [`packages`] are made up, [`index`] serves them, and [`deps`] times the commands. [`figures`]
-//! is the table of the cache.
+//! is the table of the cache; the figures of the tracker are in [`track`], and [`plot`] draws series.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures the real clock, the real disk and real processes")]
 
@@ -17,8 +17,10 @@ pub mod http;
 pub mod index;
 pub mod load;
 pub mod packages;
+pub mod plot;
 pub mod process;
 pub mod profile;
 pub mod report;
 pub mod target;
+pub mod track;
 pub mod tsbs;

@@ -4,6 +4,8 @@ use crate::shell;
 
 /// Benchmarks that watch a server from outside and so need the binary, but not our crates.
 const FROM_OUTSIDE: [&str; 3] = ["dependencies", "ingest", "recovery"];
+/// Benchmarks that need the binary and, as a feature, our crates and rivals that are libraries.
+const WITH_FEATURE: [&str; 1] = ["track"];
 /// What needs neither.
 const ALONE: [&str; 1] = ["report"];
 
@@ -11,9 +13,13 @@ const ALONE: [&str; 1] = ["report"];
 pub fn run(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
     let mut command = shell::cargo();
     command.args(["run", "--quiet", "--release", "--package", "weir-bench"]);
-    if FROM_OUTSIDE.contains(&name) {
+    if FROM_OUTSIDE.contains(&name) || WITH_FEATURE.contains(&name) {
         shell::run(shell::cargo().args(["build", "--release", "--package", "weir"]))?;
-        command.args(["--no-default-features", "--bin", name, "--", "--weir"]);
+        command.arg("--no-default-features");
+        if WITH_FEATURE.contains(&name) {
+            command.args(["--features", name]);
+        }
+        command.args(["--bin", name, "--", "--weir"]);
         command.arg(shell::target_folder().join("release/weir"));
     } else if ALONE.contains(&name) {
         command.args(["--no-default-features", "--bin", name, "--"]);

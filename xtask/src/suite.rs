@@ -11,16 +11,18 @@ use anyhow::{Context, bail};
 use crate::{python, shell, tidy};
 
 /// Programs that builds and tests run, each with the package that has it.
-const PROGRAMS: [(&str, &str); 3] = [("cc", "build-essential"), ("git", "git"), ("python3", "python3")];
+const PROGRAMS: [(&str, &str); 4] =
+    [("cc", "build-essential"), ("chromium", "chromium"), ("git", "git"), ("python3", "python3")];
 
 type Step = fn() -> anyhow::Result<()>;
 
-const STEPS: [(&str, &str, Step); 7] = [
+const STEPS: [(&str, &str, Step); 8] = [
     ("components", "programs and the Python environment that tests need", components),
     ("format", "cargo fmt --check", format),
     ("tidy", "the house is as ARCHITECTURE.md says", || tidy::run(&shell::root())),
     ("build", "everything that the tests run", build),
     ("test", "all tests", test),
+    ("model", "the lock-free part of the tracker in all orders of its steps", model),
     ("lints", "clippy on all targets, warnings are errors", lints),
     ("docs", "cargo doc, warnings are errors", docs),
 ];
@@ -103,6 +105,22 @@ fn build() -> anyhow::Result<()> {
 fn test() -> anyhow::Result<()> {
     let interpreter = python::ensure()?;
     shell::run(shell::cargo().args(["test", "--workspace", "--no-fail-fast"]).env("WEIR_TEST_PYTHON", interpreter))
+}
+
+/// How long the model may take once it is built; it takes seconds.
+const MODEL_SECONDS_MAX: &str = "300";
+
+/// The model needs everything below it compiled with another flag, so it has a target folder of its own.
+fn model() -> anyhow::Result<()> {
+    let folder = shell::target_folder().join("loom");
+    let model = |wrapped: &mut Command, last: &[&str]| {
+        wrapped.args(["test", "--quiet", "--release", "--package", "weir-track", "--test", "loom"]).args(last);
+        shell::run(wrapped.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", &folder))
+    };
+    model(&mut shell::cargo(), &["--no-run"])?;
+    let mut bounded = Command::new("timeout");
+    bounded.current_dir(shell::root()).args([MODEL_SECONDS_MAX, "cargo"]);
+    model(&mut bounded, &[]).context("the model found an order that loses something, or did not end")
 }
 
 fn docs() -> anyhow::Result<()> {

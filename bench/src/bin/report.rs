@@ -15,6 +15,7 @@ use clap::Parser;
 use weir_bench::deps::{self, DepsResults};
 use weir_bench::figures::{self, Figures};
 use weir_bench::report::{self, JournalResults, Parses, Results, Starts};
+use weir_bench::track::{self, TrackResults};
 
 /// Writes the tables of a page from result files.
 #[derive(Debug, Parser)]
@@ -63,6 +64,11 @@ fn main() -> anyhow::Result<()> {
         let results: Figures = serde_json::from_str(&text)?;
         let section = section(&results.commands.join("`, `"), &results.machine, &figures::tables(&results));
         page = report::replace_section(&page, "cache", &section)?;
+    }
+    if let Some(text) = read(&cli.results, "track")? {
+        let results: TrackResults = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &track::tables(&results));
+        page = report::replace_section(&page, "track", &section)?;
     }
     std::fs::write(&cli.page, page)?;
     Ok(())

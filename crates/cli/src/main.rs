@@ -4,6 +4,7 @@
 //! and `run`, which prints its answer to stdout, talks to people on stderr, and returns an [`Exit`].
 
 mod access;
+mod bench;
 mod cache;
 mod client;
 mod config;
@@ -85,6 +86,8 @@ enum Command {
     Journal(journal::Args),
     /// Time operations, compare them, report on them.
     Track(track::Args),
+    /// Run Weir's own standard workloads and record how long they take.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -121,5 +124,6 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         Command::Ops(args) => ops::run(*args, terminal),
         Command::Journal(args) => journal::run(args, terminal),
         Command::Track(args) => track::run(args, terminal),
+        Command::Bench(args) => bench::run(&args, terminal),
     }
 }

@@ -3,11 +3,12 @@
 mod advice;
 mod changes;
 mod check;
-mod history;
+pub(crate) mod history;
 mod import;
-mod progress;
+pub(crate) mod progress;
 mod report;
 mod run;
+pub(crate) mod sampling;
 mod script;
 
 use std::path::PathBuf;
@@ -66,7 +67,7 @@ pub(crate) fn run(args: Args, terminal: &Terminal) -> anyhow::Result<Exit> {
 }
 
 /// `k=v`.
-fn label(text: &str) -> anyhow::Result<(String, String)> {
+pub(crate) fn label(text: &str) -> anyhow::Result<(String, String)> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => bail!("'{text}' is not name=value"),

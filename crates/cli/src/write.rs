@@ -13,6 +13,7 @@ use axum::body::Body;
 use clap::{Args as ClapArgs, ValueEnum};
 use hyper::{Request, StatusCode};
 use indicatif::ProgressBar;
+use weir_track::Progress;
 
 use crate::client::{self, Refused, Unreachable, escape};
 use crate::exit::Exit;
@@ -20,6 +21,7 @@ use crate::folder::Target;
 use crate::runtime;
 use crate::session::{Purpose, Session};
 use crate::terminal::Terminal;
+use crate::track::progress::{ProgressForm, Teller};
 pub(crate) use input::inflated;
 use lines::{Batch, Batches};
 
@@ -63,8 +65,22 @@ pub(crate) struct Args {
     /// How long to go on trying when the server is busy or away, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     retry_time: u64,
+    /// How progress is told: a bar of bytes on a terminal; or JSON lines.
+    #[arg(long, value_enum, default_value_t)]
+    progress: ProgressForm,
     #[command(flatten)]
     target: Target,
+}
+
+/// Counts the bytes that are read.
+struct Counted<R>(R, Progress);
+
+impl<R: std::io::Read> std::io::Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.0.read(into)?;
+        self.1.add(read as u64);
+        Ok(read)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -140,7 +156,10 @@ async fn write_file(
     session: &mut Session,
     terminal: &Terminal,
 ) -> Result<Exit> {
-    let bar = terminal.bytes_bar(bytes, "writing");
+    let progress = Progress::new("write", bytes);
+    let json = args.progress == ProgressForm::Json;
+    let teller = json.then(|| Teller::start(&progress, args.progress, terminal));
+    let bar = if json { ProgressBar::hidden() } else { terminal.bytes_bar(bytes, "writing") };
     let (precision, unit) = match args.format {
         Format::Lp => (args.precision.word(), 1),
         _ => ("ns", args.precision.nanoseconds()),
@@ -160,7 +179,7 @@ async fn write_file(
         totals: Totals::default(),
         whole: args.all_or_nothing,
     };
-    let counted = bar.wrap_read(raw);
+    let counted = Counted(bar.wrap_read(raw), progress.clone());
     let outcome = match args.format {
         Format::Lp => sender.send_lines(input::inflated(counted)?).await,
         Format::Csv => sender.send_text(columns::of_csv(input::inflated(counted)?, &args.columns, unit)?).await,
@@ -168,6 +187,8 @@ async fn write_file(
         Format::Parquet => sender.send_text(columns::of_parquet(&args.file, &args.columns, unit)?).await,
     };
     bar.finish_and_clear();
+    progress.finish();
+    drop(teller);
     let Totals { lines, refused } = sender.totals;
     match outcome {
         Ok(()) => {

@@ -201,7 +201,7 @@ pub fn read(
                 continue;
             }
         };
-        summary.first.insert(slot, reader.first_sequence());
+        summary.first.insert(slot, first_kept(&reader));
         let query = Query { times: times.clone(), key: key.clone(), salvage: true, ..Query::default() };
         let mut records = reader.query(query);
         loop {
@@ -222,6 +222,16 @@ pub fn read(
         }
     }
     Ok(summary)
+}
+
+/// The first sequence that can still be read. The journal's own first may be before it: a segment whose oldest frames
+/// were let go keeps the range that it had.
+fn first_kept(reader: &Reader) -> u64 {
+    let mut records = reader.query(Query { salvage: true, ..Query::default() });
+    match records.next_ref() {
+        Ok(Some(record)) => record.sequence,
+        Ok(None) | Err(_) => reader.first_sequence(),
+    }
 }
 
 /// Who has a slot right now. The lock's text alone may be of a dead process, so the lock itself is asked.

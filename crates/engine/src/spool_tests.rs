@@ -100,3 +100,40 @@ fn sixteen_writers_lose_nothing() {
     let (rows, summary) = all(&env, dir.path());
     assert!(rows.len() == 16 * 300 && summary.damage.is_empty(), "{} {summary:?}", rows.len());
 }
+
+/// The history must still be told once the spool has let its oldest rows go: the rest is read from the spool, and the
+/// drained lines hold what is gone, by the sequence at which the spool begins.
+#[test]
+fn what_the_limits_let_go_was_drained_and_the_rest_is_still_read() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), Env::system());
+    let dir = dir.path().join("spool");
+    let limit = 64 << 10;
+    let small = Options {
+        segment_bytes_max: 16 << 10,
+        retention: Retention { stored_bytes_max: Some(limit), ..Retention::default() },
+        ..options()
+    };
+    let (journal, _) = Journal::open(env.clone(), &slot_dir(&dir, 0), "one", small).unwrap();
+    let mut spool = Spool { journal, slot: 0, latest: HashMap::new() };
+    let (mut drained, rows) = (0, 60_000);
+    for batch in 0..rows / 1000 {
+        spool.append((0..1000).map(|at| finished("a", 10 + batch * 1000 + at)).collect()).unwrap();
+        let drain = Drain::begin(&env, &dir).unwrap().unwrap();
+        while let Some(batch) = drain.next().unwrap() {
+            drained += batch.lines.lines().filter(|line| line.starts_with("operations")).count();
+            drain.done(&batch).unwrap();
+        }
+    }
+    spool.journal.settle().unwrap();
+    spool.close().unwrap();
+    let (left, summary) = all(&env, &dir);
+    let first = summary.first[&0];
+    assert!(summary.damage.is_empty() && first > 1, "{summary:?}");
+    assert_eq!(drained, rows as usize, "every row was handed on before it was let go");
+    assert_eq!(left.first().map(|row| row.sequence), Some(first));
+    assert_eq!(left.last().map(|row| row.row.time_ns()), Some(10 + rows - 1));
+    assert!(left.windows(2).all(|two| two[0].sequence + 1 == two[1].sequence), "no hole");
+    let files = env.fs.list(&slot_dir(&dir, 0)).unwrap();
+    let stored: u64 = files.iter().map(|path| env.fs.read(path).unwrap().len() as u64).sum();
+    assert!(stored <= limit + (64 << 10), "{stored} bytes");
+}

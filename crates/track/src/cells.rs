@@ -2,7 +2,11 @@
 //!
 //! A reader swaps each cell with zero. An operation that is recorded meanwhile is split at worst: counted in this taking,
 //! its time in the next. Over both nothing is lost and nothing is counted twice; `tests/loom.rs` tries every order.
+//!
+//! Threads that record the same label set at once would pass its cells from core to core. Where they get into each other's way,
+//! the label set gets stripes of cells, one for every few threads (as Java's `LongAdder` by Doug Lea does).
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 #[cfg(loom)]
@@ -18,8 +22,9 @@ const PAGES: usize = BUCKETS / PAGE;
 /// A 32-bit counter passes on this much at once, long before it could wrap.
 #[cfg(not(loom))]
 const CARRY: u32 = 1 << 31;
+/// In the model so small that two threads reach it once, and their carries do not reach it in turn.
 #[cfg(loom)]
-const CARRY: u32 = 2;
+const CARRY: u32 = 3;
 
 /// A counter that says when it must be relieved.
 #[derive(Debug)]
@@ -94,11 +99,26 @@ pub struct TakenSums {
     pub bytes: u64,
 }
 
+impl TakenSums {
+    fn merge(&mut self, other: &Self) {
+        self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
+        self.min_ns = self.min_ns.min(other.min_ns);
+        self.max_ns = self.max_ns.max(other.max_ns);
+        self.failures += other.failures;
+        self.items += other.items;
+        self.bytes += other.bytes;
+    }
+}
+
 impl Sums {
-    /// Adds one operation.
+    /// Adds one operation. True when another thread was just changing the same sums.
     #[inline]
-    pub fn add(&self, duration_ns: u64, ok: bool, items: u64, bytes: u64) {
-        self.sum_ns.fetch_add(duration_ns, Relaxed);
+    pub fn add(&self, duration_ns: u64, ok: bool, items: u64, bytes: u64) -> bool {
+        let seen = self.sum_ns.load(Relaxed);
+        let met = self.sum_ns.compare_exchange(seen, seen.wrapping_add(duration_ns), Relaxed, Relaxed).is_err();
+        if met {
+            self.sum_ns.fetch_add(duration_ns, Relaxed);
+        }
         // The extremes move seldom: a load is cheaper than a write that changes nothing.
         if duration_ns < self.min_ns.load(Relaxed) {
             self.min_ns.fetch_min(duration_ns, Relaxed);
@@ -111,6 +131,7 @@ impl Sums {
                 cell.fetch_add(value, Relaxed);
             }
         }
+        met
     }
 
     /// Adds what was taken too early.
@@ -155,11 +176,26 @@ impl Page {
     }
 }
 
-/// The cells of one label set: a sketch in pages that come as they are needed, and its sums.
+/// Cells that few threads share: a sketch in pages that come as they are needed, and its sums.
 #[derive(Debug, Default)]
-pub struct Cells {
+#[repr(align(128))]
+struct Stripe {
     pages: [OnceLock<Box<Page>>; PAGES],
     sums: Sums,
+}
+
+/// Stripes of a label set that many threads record.
+pub const STRIPES: usize = 8;
+
+/// Meetings of two threads after which a label set gets stripes.
+const MEETINGS: u32 = 64;
+
+/// The cells of one label set.
+#[derive(Debug, Default)]
+pub struct Cells {
+    base: Stripe,
+    more: OnceLock<Box<[Stripe; STRIPES]>>,
+    meetings: std::sync::atomic::AtomicU32,
 }
 
 /// What [`Cells`] held.
@@ -171,37 +207,64 @@ pub struct Taken {
     pub sums: TakenSums,
 }
 
-impl Cells {
-    /// Counts one operation.
+impl Stripe {
     #[inline]
-    pub fn record(&self, duration_ns: u64, ok: bool, items: u64, bytes: u64) {
+    fn record(&self, duration_ns: u64, ok: bool, items: u64, bytes: u64) -> bool {
         let bucket = bucket_of(duration_ns);
         let page = self.pages[bucket / PAGE].get_or_init(Page::new);
         if page.low[bucket % PAGE].add() {
             let high = page.high.get_or_init(|| Box::new(std::array::from_fn(|_| Counter::default())));
             let _ = high[bucket % PAGE].add();
         }
-        self.sums.add(duration_ns, ok, items, bytes);
+        self.sums.add(duration_ns, ok, items, bytes)
     }
 
-    /// Adds sums that were taken without a count.
-    pub fn put_back(&self, sums: &TakenSums) {
-        self.sums.put_back(sums);
-    }
-
-    /// Takes what is there.
-    pub fn take(&self) -> Taken {
-        let mut counts = Vec::new();
+    fn take(&self, counts: &mut BTreeMap<usize, u64>) -> TakenSums {
         for (at, page) in self.pages.iter().enumerate() {
             let Some(page) = page.get() else { continue };
             for (offset, low) in page.low.iter().enumerate() {
                 let high = page.high.get().map_or(0, |high| high[offset].take());
                 let count = u64::from(low.take()) + u64::from(high) * Counter::carry();
                 if count > 0 {
-                    counts.push((at * PAGE + offset, count));
+                    *counts.entry(at * PAGE + offset).or_default() += count;
                 }
             }
         }
-        Taken { counts, sums: self.sums.take() }
+        self.sums.take()
+    }
+}
+
+impl Cells {
+    /// Counts one operation, by the thread of number `thread`. Asks `may_widen` once threads meet too often.
+    #[inline]
+    pub fn record(
+        &self,
+        thread: usize,
+        (duration_ns, ok, items, bytes): (u64, bool, u64, u64),
+        may_widen: impl FnOnce() -> bool,
+    ) {
+        if let Some(more) = self.more.get() {
+            more[thread % STRIPES].record(duration_ns, ok, items, bytes);
+        } else if self.base.record(duration_ns, ok, items, bytes)
+            && self.meetings.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == MEETINGS
+            && may_widen()
+        {
+            self.more.get_or_init(Box::default);
+        }
+    }
+
+    /// Adds sums that were taken without a count.
+    pub fn put_back(&self, sums: &TakenSums) {
+        self.base.sums.put_back(sums);
+    }
+
+    /// Takes what is there.
+    pub fn take(&self) -> Taken {
+        let mut counts = BTreeMap::new();
+        let mut sums = self.base.take(&mut counts);
+        for stripe in self.more.get().into_iter().flat_map(|more| more.iter()) {
+            sums.merge(&stripe.take(&mut counts));
+        }
+        Taken { counts: counts.into_iter().collect(), sums }
     }
 }

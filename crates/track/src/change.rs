@@ -3,9 +3,9 @@
 //! E-divisive (Matteson and James, "A nonparametric approach for multiple change point analysis of multivariate data",
 //! JASA 2014), as Hunter and Apache Otava took up: the split of a series with the largest energy distance between its
 //! sides is a change point when fewer than one in 200 random orders of the same values give a larger one; then each side is
-//! split again. Two things differ. Values are replaced by their ranks within the piece that is split, so that outliers of
+//! split again. Three things differ. Values are replaced by their ranks within the piece that is split, so that outliers of
 //! any size count as one position each; and the statistic is computed with a binary indexed tree in O(n log n), so that
-//! 10,000 points are no matter. The random orders come from a fixed seed: the same history, the same answer.
+//! 10,000 points are no matter; and a piece without a split is searched once more in windows, for short rises and falls. The random orders come from a fixed seed: the same history, the same answer.
 
 use serde::Serialize;
 
@@ -31,6 +31,15 @@ impl Default for Settings {
     }
 }
 
+/// Longest piece that is searched in windows too: the time grows with the square of the length.
+const WINDOWED_MAX: usize = 1000;
+
+/// A piece is searched as a whole and in windows; both share the significance.
+const SEARCHES: usize = 2;
+
+/// Windows hold at least this many shortest segments.
+const WINDOW_SEGMENTS: usize = 4;
+
 /// Most points that are searched: of a longer history the newest.
 pub const POINTS_MAX: usize = 10_000;
 
@@ -39,7 +48,7 @@ pub const POINTS_MAX: usize = 10_000;
 pub struct Change {
     /// First point that is different.
     pub index: usize,
-    /// Part of random orders that split as well: smaller is surer.
+    /// Part of random orders that split as well, times the places that were tried: smaller is surer.
     pub p: f64,
     /// Median of the points before it, back to the change before.
     pub before: f64,
@@ -59,7 +68,9 @@ pub fn find(values: &[f64], settings: Settings) -> Vec<Change> {
     let random = Seeded::new(0x5eed);
     let mut open = vec![(0, values.len())];
     while let Some((start, end)) = open.pop() {
-        if let Some((at, p)) = split(&values[start..end], settings, &random) {
+        let piece = &values[start..end];
+        let found = split(piece, settings, SEARCHES, &random).or_else(|| split_in_windows(piece, settings, &random));
+        if let Some((at, p)) = found {
             splits.push((start + at, p));
             open.push((start, start + at));
             open.push((start + at, end));
@@ -115,13 +126,33 @@ fn describe(before: &[f64], after: &[f64], index: usize, p: f64) -> Change {
     }
 }
 
-/// The best split of a piece, if chance does not make as good ones.
-fn split(values: &[f64], settings: Settings, random: &Seeded) -> Option<(usize, f64)> {
+/// The best split within windows of a half, a quarter and so on of a piece that as a whole has none: a short rise and fall is
+/// nothing in the mean of both sides of a long piece (seeded intervals: Kovács et al., "Seeded binary segmentation", Biometrika
+/// 2023). The windows share one half of the significance (Bonferroni), the whole piece has the other.
+fn split_in_windows(values: &[f64], settings: Settings, random: &Seeded) -> Option<(usize, f64)> {
+    let mut windows = Vec::new();
+    let mut length = if values.len() <= WINDOWED_MAX { values.len() / 2 } else { 0 };
+    while length >= WINDOW_SEGMENTS * settings.segment_min {
+        windows.extend((0..=values.len() - length).step_by(length / 2).map(|start| (start, length)));
+        length /= 2;
+    }
+    // As few orders as can show the significance: then none of them may split as well.
+    let tries = SEARCHES * windows.len();
+    let in_window = Settings { orders: (1.0 / settings.significance).ceil() as usize - 1, ..settings };
+    windows.iter().find_map(|(start, length)| {
+        let (at, p) = split(&values[*start..start + length], in_window, tries, random)?;
+        Some((start + at, p))
+    })
+}
+
+/// The best split of a piece, if chance does not make as good ones. It is one of `tries` that share the significance.
+fn split(values: &[f64], settings: Settings, tries: usize, random: &Seeded) -> Option<(usize, f64)> {
     let mut ranks = ranks(values);
     let (at, strength) = best_split(&ranks, settings.segment_min)?;
-    let allowed = (settings.significance * (settings.orders + 1) as f64) as usize;
+    let orders = (settings.orders + 1) * tries - 1;
+    let allowed = (settings.significance / tries as f64 * (orders + 1) as f64) as usize;
     let mut larger = 1;
-    for _ in 0..settings.orders {
+    for _ in 0..orders {
         random.shuffle(&mut ranks);
         if best_split(&ranks, settings.segment_min).is_some_and(|(_, other)| other >= strength) {
             larger += 1;
@@ -131,7 +162,7 @@ fn split(values: &[f64], settings: Settings, random: &Seeded) -> Option<(usize, 
             }
         }
     }
-    Some((at, larger as f64 / (settings.orders + 1) as f64))
+    Some((at, (larger * tries) as f64 / (orders + 1) as f64))
 }
 
 /// Ranks from 0; equal values share the middle of theirs, doubled to stay whole.
@@ -229,19 +260,7 @@ fn distances_to_all(ranks: &[u32]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Steps of a series: how many points, at which level.
-    fn series(random: &Seeded, steps: &[(usize, f64)]) -> Vec<f64> {
-        let level = 20.0 + 100.0 * random.uniform();
-        let mut values = Vec::new();
-        for (count, factor) in steps {
-            values.extend((0..*count).map(|_| {
-                let outlier = if random.uniform() < 0.03 { 1.0 + 3.0 * random.uniform() } else { 1.0 };
-                level * factor * (0.03 * random.student3()).exp() * outlier
-            }));
-        }
-        values
-    }
+    use crate::simulate::{SHAPES, history};
 
     /// True changes, found changes, and how many of them are within three points of each other.
     fn matched(truth: &[usize], found: &[Change]) -> usize {
@@ -251,48 +270,47 @@ mod tests {
     #[test]
     fn known_shifts_are_found_where_they_are_and_hardly_any_others() {
         let random = Seeded::new(31);
-        let shapes: [&[(usize, f64)]; 5] = [
-            &[(60, 1.0), (60, 1.1)],
-            &[(40, 1.0), (50, 1.2), (60, 1.0)],
-            &[(80, 1.0), (30, 0.85), (40, 1.05), (60, 1.3)],
-            &[(150, 1.0)],
-            &[(30, 1.0), (20, 1.5), (100, 1.0)],
-        ];
         let (mut truths, mut founds, mut hits) = (0, 0, 0);
-        for steps in shapes.iter().cycle().take(60) {
-            let truth: Vec<usize> = steps
-                .iter()
-                .scan(0, |at, step| {
-                    *at += step.0;
-                    Some(*at)
-                })
-                .take(steps.len() - 1)
-                .collect();
-            let found = find(&series(&random, steps), Settings::default());
+        for steps in SHAPES.iter().cycle().take(200) {
+            let (values, truth) = history(&random, steps);
+            let found = find(&values, Settings::default());
             (truths, founds, hits) = (truths + truth.len(), founds + found.len(), hits + matched(&truth, &found));
         }
         let (precision, recall) = (hits as f64 / founds as f64, hits as f64 / truths as f64);
-        assert!(precision >= 0.95 && recall >= 0.9, "precision {precision:.3}, recall {recall:.3}");
+        assert!(precision >= 0.95 && recall >= 0.95, "precision {precision:.3}, recall {recall:.3}");
+    }
+
+    #[test]
+    fn a_short_fall_between_long_pieces_is_found_at_both_ends() {
+        let random = Seeded::new(35);
+        let found = (0..50).filter(|_| {
+            let (values, truth) = history(&random, &[(80, 1.0), (12, 0.6), (80, 1.0)]);
+            let found = find(&values, Settings::default());
+            matched(&truth, &found) == 2
+        });
+        let found = found.count();
+        // Reached: 90 of 100, both ends within three points. The bound holds that, it is no promise.
+        assert!(found >= 42, "{found} of 50");
     }
 
     #[test]
     fn noise_alone_is_seldom_a_change() {
         let random = Seeded::new(32);
         let alarms =
-            (0..200).filter(|_| !find(&series(&random, &[(100, 1.0)]), Settings::default()).is_empty()).count();
+            (0..200).filter(|_| !find(&history(&random, &[(100, 1.0)]).0, Settings::default()).is_empty()).count();
         assert!(alarms <= 4, "{alarms} of 200");
     }
 
     #[test]
     fn a_change_says_by_how_much_with_an_interval() {
         let random = Seeded::new(33);
-        let found = find(&series(&random, &[(80, 1.0), (80, 1.25)]), Settings::default());
+        let found = find(&history(&random, &[(80, 1.0), (80, 1.25)]).0, Settings::default());
         let [change] = &found[..] else { panic!("{found:?}") };
         let (low, high) = change.interval.unwrap();
         assert!((1.2..1.3).contains(&change.ratio) && low > 1.15 && high < 1.35 && change.p <= 0.005, "{change:?}");
         assert_eq!(
             found,
-            find(&series(&Seeded::new(33), &[(80, 1.0), (80, 1.25)]), Settings::default()),
+            find(&history(&Seeded::new(33), &[(80, 1.0), (80, 1.25)]).0, Settings::default()),
             "same answer again"
         );
     }

@@ -7,7 +7,8 @@
 //! of power series, meaning polynomials, illustrated on band-spectroscopic data", 1974; tuning constant 4.685), which
 //! gives far-off runs no weight at all and keeps 95 % of the mean's precision on the rest; the interval is Student's, from
 //! the estimate's own standard error (Huber and Ronchetti, "Robust statistics", 2nd ed., 6.2 and 6.5). Runs taken in
-//! turns are compared pair by pair, so that what slows both down cancels.
+//! turns are compared with a drift that both sides share (`interleaved`), or pair by pair where the drift is too fast
+//! for that, so that what slows both down cancels.
 //!
 //! Fewer runs are compared by ranks alone: the median of all differences between the sides (Hodges and Lehmann, "Estimates
 //! of location based on rank tests", 1963) with the interval that inverts the test of Mann and Whitney (1947; Hollander,
@@ -15,7 +16,7 @@
 
 use serde::Serialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, interleaved};
 
 /// Chance that an interval's lower end lies above the true ratio: one in a thousand.
 const ALPHA: f64 = 0.001;
@@ -26,8 +27,11 @@ pub const RUNS_MIN: usize = 3;
 /// Fewest runs a side for the M-estimate.
 pub const RUNS_ROBUST: usize = 20;
 
-/// Pairs are compared as such when their standard error is below this part of that of the sides taken apart.
-const PAIRS_WIN: f64 = 0.9;
+/// Tuning constant of the bisquare weights: 95 % of the mean's precision on normal noise.
+pub(crate) const TUNING: f64 = 4.685;
+
+/// Rounds are compared as such when the standard error is below this part of that of the sides taken apart.
+const ROUNDS_WIN: f64 = 0.9;
 
 /// Most runs a side; of more, evenly spaced ones are taken, in time's order.
 pub const RUNS_MAX: usize = 20_000;
@@ -67,6 +71,8 @@ pub enum Method {
     RankSum,
     /// Difference of the sides' bisquare M-estimates of the logarithms, Student's interval.
     Bisquare,
+    /// The same with a drift that the runs of a round share.
+    Interleaved,
     /// Bisquare M-estimate of the log ratios of pairs taken in turns, Student's interval.
     PairedBisquare,
 }
@@ -77,6 +83,9 @@ impl Method {
         match self {
             Self::RankSum => "Hodges-Lehmann shift of the logarithms, interval from the Mann-Whitney test",
             Self::Bisquare => "difference of Tukey's bisquare M-estimates of the logarithms, Student's interval",
+            Self::Interleaved => {
+                "Tukey's bisquare M-estimate of the shift of the logarithms with a drift that both sides share, Student's interval"
+            }
             Self::PairedBisquare => "Tukey's bisquare M-estimate of the log ratios of pairs, Student's interval",
         }
     }
@@ -126,7 +135,7 @@ pub fn compare(baseline: &[f64], candidate: &[f64], paired: bool, rule: Rule) ->
     let pairs: Vec<f64> = if paired { base.iter().zip(&cand).map(|(b, c)| c - b).collect() } else { Vec::new() };
     let (method, shift, interval) = shift_of(&base, &cand, &pairs);
     let noise = match method {
-        Method::PairedBisquare => spread(&pairs) / std::f64::consts::SQRT_2,
+        Method::PairedBisquare | Method::Interleaved => spread(&pairs) / std::f64::consts::SQRT_2,
         _ => ((spread(&base).powi(2) + spread(&cand).powi(2)) / 2.0).sqrt(),
     };
     let runs = 2.0 / (1.0 / base.len() as f64 + 1.0 / cand.len() as f64);
@@ -219,24 +228,31 @@ struct Interval {
 fn shift_of(base: &[f64], cand: &[f64], pairs: &[f64]) -> (Method, f64, Interval) {
     let robust = |values: &[f64]| (values.len() >= RUNS_ROBUST).then(|| bisquare(values)).flatten();
     let apart = robust(base).zip(robust(cand)).map(|(base, cand)| cand.minus(&base));
-    // Pairs cost precision where the sides share nothing; they are used where they win clearly.
-    let in_pairs =
-        robust(pairs).filter(|pairs| apart.as_ref().is_none_or(|apart| pairs.error < PAIRS_WIN * apart.error));
-    if let Some(estimate) = in_pairs {
-        return (Method::PairedBisquare, estimate.middle, estimate.interval());
+    let mut best = apart.map(|apart| (Method::Bisquare, apart));
+    if pairs.len() >= RUNS_ROBUST {
+        // What a round shares costs precision to tell; it is told where that wins clearly.
+        for (method, other) in
+            [(Method::Interleaved, interleaved::shift(base, cand)), (Method::PairedBisquare, robust(pairs))]
+        {
+            let Some(other) = other else { continue };
+            if best.as_ref().is_none_or(|(_, best)| other.error < ROUNDS_WIN * best.error) {
+                best = Some((method, other));
+            }
+        }
     }
-    if let Some(estimate) = apart {
-        return (Method::Bisquare, estimate.middle, estimate.interval());
+    if let Some((method, estimate)) = best {
+        return (method, estimate.middle, estimate.interval());
     }
     let (shift, interval) = rank_sum(base, cand);
     (Method::RankSum, shift, interval)
 }
 
 /// An M-estimate with its standard error.
-struct Estimate {
-    middle: f64,
-    error: f64,
-    freedom: f64,
+pub(crate) struct Estimate {
+    pub(crate) middle: f64,
+    pub(crate) error: f64,
+    /// Degrees of freedom of the error.
+    pub(crate) freedom: f64,
 }
 
 impl Estimate {
@@ -255,7 +271,7 @@ impl Estimate {
 
 /// Tukey's bisquare; none where half of the values are the same, so that there is no scale.
 fn bisquare(values: &[f64]) -> Option<Estimate> {
-    let reach = 4.685 * spread(values);
+    let reach = TUNING * spread(values);
     if reach.is_nan() || reach < 1e-9 {
         return None;
     }

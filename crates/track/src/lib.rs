@@ -20,11 +20,13 @@ pub mod compare;
 mod error;
 pub mod html;
 pub mod import;
+mod interleaved;
 pub mod progress;
 pub mod random;
 pub mod recommend;
 pub mod report;
 pub mod row;
+pub mod simulate;
 pub mod sketch;
 pub mod tracker;
 

@@ -7,6 +7,7 @@
 //! them nothing but single rows.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use weir_base::{Clock, Timestamp};
 
-use crate::cells::Cells;
+use crate::cells::{Cells, STRIPES};
 use crate::row::{Finished, Labels, Row, Started};
 use crate::sketch::Sketch;
 
@@ -23,6 +24,9 @@ pub const OVERFLOW: &str = "weir.overflow";
 
 /// Longest walk from a hash's own slot.
 const PROBES: usize = 64;
+
+/// Most label sets that get stripes of cells, 4 KiB and up to 8 pages of counters more each; others stay as they are.
+const WIDE_MAX: usize = 256;
 
 /// What a tracker may take.
 #[derive(Debug, Clone)]
@@ -103,23 +107,36 @@ impl<'a> Key<'a> {
 }
 
 /// Multiply and rotate, eight bytes at a time; the number of label sets is bounded, whoever chooses them.
+#[inline]
 fn mix(mut hash: u64, text: &str) -> u64 {
     const FACTOR: u64 = 0x517c_c1b7_2722_0a95;
     let mut step = |word: u64| hash = (hash.rotate_left(5) ^ word).wrapping_mul(FACTOR);
-    let mut chunks = text.as_bytes().chunks_exact(8);
-    for chunk in &mut chunks {
-        step(u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
+    let bytes = text.as_bytes();
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for chunk in chunks {
+        step(u64::from_le_bytes(*chunk));
     }
-    let mut last = [0; 8];
-    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    step(u64::from_le_bytes(last));
+    // The rest in one word without a copy of unknown length: its beginning and its end overlap.
+    step(match (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+        (Some(first), Some(last)) => u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32,
+        _ => match *rest {
+            [] => 0,
+            [one] => u64::from(one),
+            [one, .., last] => u64::from(one) | u64::from(rest[rest.len() / 2]) << 8 | u64::from(last) << 16,
+        },
+    });
     step(text.len() as u64 | 1 << 63);
     hash
 }
 
+/// Where a series is in the table; past its end is the overflow bucket.
+type Place = u32;
+
+const OVERFLOW_PLACE: Place = Place::MAX;
+
 enum Event {
-    Ended { series: Arc<Series>, end: Duration, duration: Duration, ok: bool, id: u64, extra: Option<Box<Extra>> },
-    Began { series: Arc<Series>, start: Duration, id: u64 },
+    Ended { series: Place, end: Duration, duration: Duration, ok: bool, id: u64, extra: Option<Box<Extra>> },
+    Began { series: Place, start: Duration, id: u64 },
 }
 
 #[derive(Debug, Default)]
@@ -132,9 +149,9 @@ struct Extra {
 struct Inner {
     clock: Arc<dyn Clock>,
     limits: Limits,
-    table: Box<[OnceLock<Arc<Series>>]>,
+    table: Box<[OnceLock<Box<Series>>]>,
     used: AtomicUsize,
-    overflow: Arc<Series>,
+    overflow: Box<Series>,
     sender: SyncSender<Event>,
     receiver: Mutex<Receiver<Event>>,
     /// Added to the monotonic clock gives the wall clock, as of the start.
@@ -145,11 +162,52 @@ struct Inner {
     overflowed: AtomicU64,
     summed: AtomicU64,
     dropped: AtomicU64,
+    /// Series that may still get stripes.
+    wide_left: AtomicUsize,
+}
+
+/// Counts who holds the tracker for an operation: one of several, each on a cache line of its own, so that threads that start
+/// operations do not pass one counter from core to core.
+#[repr(align(128))]
+struct Handle(Arc<Inner>);
+
+impl std::ops::Deref for Handle {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// A number for this thread, to spread threads over handles and stripes.
+#[inline]
+fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
+    NUMBER.with(|number| {
+        if number.get() == usize::MAX {
+            number.set(NEXT.fetch_add(1, Relaxed));
+        }
+        number.get()
+    })
 }
 
 /// Records operations; cheap to clone, to be shared by all threads.
 #[derive(Clone)]
-pub struct Tracker(Arc<Inner>);
+pub struct Tracker(Arc<Shared>);
+
+struct Shared {
+    inner: Arc<Inner>,
+    handles: [Arc<Handle>; STRIPES],
+}
+
+impl std::ops::Deref for Shared {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
 
 impl std::fmt::Debug for Tracker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -163,9 +221,9 @@ impl Tracker {
         let slots = (limits.label_sets_max.max(1) * 2).next_power_of_two();
         let (sender, receiver) = mpsc::sync_channel(limits.queue_max.max(1));
         let key = Key::new(OVERFLOW, &[], None);
-        let overflow = Arc::new(new_series(&key));
+        let overflow = Box::new(new_series(&key));
         let elapsed = i64::try_from(clock.monotonic().as_nanos()).unwrap_or(0);
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             epoch_ns: clock.now().saturating_sub(elapsed),
             clock,
             limits,
@@ -179,37 +237,32 @@ impl Tracker {
             overflowed: AtomicU64::new(0),
             summed: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
-        }))
+            wide_left: AtomicUsize::new(WIDE_MAX),
+        });
+        let handles = std::array::from_fn(|_| Arc::new(Handle(Arc::clone(&inner))));
+        Self(Arc::new(Shared { inner, handles }))
+    }
+
+    fn handle(&self) -> Arc<Handle> {
+        Arc::clone(&self.0.handles[thread_number() % STRIPES])
     }
 
     /// Starts an operation. Dropping what comes back without [`Running::finish`] counts as failed.
     #[inline]
     pub fn start(&self, name: &str, labels: &[(&str, &str)]) -> Running {
-        self.start_in(&Key::new(name, labels, None))
-    }
-
-    fn start_in(&self, key: &Key<'_>) -> Running {
-        let series = self.series(key);
-        let start = self.0.clock.monotonic();
-        Running { tracker: self.clone(), series, start, id: 0, ok: false, extra: None }
+        Running::new(self.handle(), self.0.find(&Key::new(name, labels, None)))
     }
 
     /// A kind of operation looked up once, for the hottest places: starting and recording skip the table.
     pub fn kind(&self, name: &str, labels: &[(&str, &str)]) -> OperationKind {
-        OperationKind { series: self.series(&Key::new(name, labels, None)), tracker: self.clone() }
+        OperationKind { series: self.0.find(&Key::new(name, labels, None)), tracker: self.clone() }
     }
 
     /// Records an operation that was timed by the caller.
     #[inline]
     pub fn record(&self, name: &str, labels: &[(&str, &str)], duration: Duration, ok: bool) {
         let key = Key::new(name, labels, None);
-        self.0.with_series(&key, |series| self.0.record(series, None, duration, ok, 0, None));
-    }
-
-    fn series(&self, key: &Key<'_>) -> Arc<Series> {
-        let mut found = None;
-        self.0.with_series(key, |series| found = Some(Arc::clone(series)));
-        found.unwrap_or_else(|| Arc::clone(&self.0.overflow))
+        self.0.record(self.0.find(&key), None, duration, ok, 0, None);
     }
 
     /// What did not fit so far.
@@ -276,32 +329,40 @@ fn summed_row(series: &Series, now: Timestamp) -> Option<Finished> {
 
 impl Inner {
     #[inline]
-    fn with_series(&self, key: &Key<'_>, mut take: impl FnMut(&Arc<Series>)) {
+    fn find(&self, key: &Key<'_>) -> Place {
         let mask = self.table.len() - 1;
         for probe in 0..PROBES {
-            let slot = &self.table[(key.hash as usize).wrapping_add(probe) & mask];
-            match slot.get() {
-                Some(series) if series.is(key) => return take(series),
-                Some(_) => {}
+            let at = (key.hash as usize).wrapping_add(probe) & mask;
+            let slot = &self.table[at];
+            let found = match slot.get() {
+                Some(series) => series,
                 None => match self.claim(slot, key) {
-                    Some(series) if series.is(key) => return take(series),
-                    Some(_) => {}
+                    Some(series) => series,
                     None => break,
                 },
+            };
+            if found.is(key) {
+                return at as Place;
             }
         }
         self.overflowed.fetch_add(1, Relaxed);
-        take(&self.overflow);
+        OVERFLOW_PLACE
+    }
+
+    #[inline]
+    fn series(&self, place: Place) -> &Series {
+        self.table.get(place as usize).and_then(OnceLock::get).unwrap_or(&self.overflow)
     }
 
     /// Fills an empty slot if the limit allows; another thread may have filled it with another label set.
-    fn claim<'a>(&self, slot: &'a OnceLock<Arc<Series>>, key: &Key<'_>) -> Option<&'a Arc<Series>> {
+    #[cold]
+    fn claim<'a>(&self, slot: &'a OnceLock<Box<Series>>, key: &Key<'_>) -> Option<&'a Series> {
         let room = |used| (used < self.limits.label_sets_max).then_some(used + 1);
         self.used.fetch_update(Relaxed, Relaxed, room).ok()?;
         let mut ours = false;
         let series = slot.get_or_init(|| {
             ours = true;
-            Arc::new(new_series(key))
+            Box::new(new_series(key))
         });
         if !ours {
             self.used.fetch_sub(1, Relaxed);
@@ -312,7 +373,7 @@ impl Inner {
     #[inline]
     fn record(
         &self,
-        series: &Arc<Series>,
+        series: Place,
         start: Option<Duration>,
         duration: Duration,
         ok: bool,
@@ -324,7 +385,7 @@ impl Inner {
         if duration >= self.limits.single_from || id != 0 || measured {
             let end = start.map_or_else(|| self.clock.monotonic(), |start| start + duration);
             let dropped = if measured { 1 } else { 0 };
-            let event = Event::Ended { series: Arc::clone(series), end, duration, ok, id, extra };
+            let event = Event::Ended { series, end, duration, ok, id, extra };
             if self.sender.try_send(event).is_ok() {
                 return;
             }
@@ -332,7 +393,8 @@ impl Inner {
             self.dropped.fetch_add(dropped, Relaxed);
         }
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        series.cells.record(nanoseconds, ok, items, bytes);
+        let may_widen = || self.wide_left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        self.series(series).cells.record(thread_number(), (nanoseconds, ok, items, bytes), may_widen);
     }
 
     fn wall(&self, monotonic: Duration) -> Timestamp {
@@ -345,14 +407,11 @@ impl Inner {
 
     fn event_row(&self, event: Event) -> Row {
         match event {
-            Event::Began { series, start, id } => Row::Started(Started {
-                id: self.id(id),
-                name: series.name.to_string(),
-                labels: series.labels(),
-                parent: series.parent.as_deref().map(str::to_owned),
-                start_ns: self.wall(start),
-                detached: false,
-            }),
+            Event::Began { series, start, id } => {
+                let Finished { name, labels, parent, .. } = self.series(series).row();
+                let (id, start_ns) = (self.id(id), self.wall(start));
+                Row::Started(Started { id, name, labels, parent, start_ns, detached: false })
+            }
             Event::Ended { series, end, duration, ok, id, extra } => {
                 let extra = extra.map(|extra| *extra).unwrap_or_default();
                 let id = if id == 0 { self.next_id.fetch_add(1, Relaxed) } else { id };
@@ -365,7 +424,7 @@ impl Inner {
                     items: (extra.items > 0).then_some(extra.items),
                     bytes: (extra.bytes > 0).then_some(extra.bytes),
                     measures: extra.measures.into_iter().map(|(name, value)| (name.into_owned(), value)).collect(),
-                    ..series.row()
+                    ..self.series(series).row()
                 })
             }
         }
@@ -376,15 +435,13 @@ impl Inner {
 #[derive(Debug, Clone)]
 pub struct OperationKind {
     tracker: Tracker,
-    series: Arc<Series>,
+    series: Place,
 }
 
 impl OperationKind {
     /// Starts an operation of this kind.
     pub fn start(&self) -> Running {
-        let start = self.tracker.0.clock.monotonic();
-        let (tracker, series) = (self.tracker.clone(), Arc::clone(&self.series));
-        Running { tracker, series, start, id: 0, ok: false, extra: None }
+        Running::new(self.tracker.handle(), self.series)
     }
 
     /// Runs `work` as an operation of this kind: what is `Err` failed, and so did what panics.
@@ -395,7 +452,7 @@ impl OperationKind {
             fn drop(&mut self) {
                 let inner = &self.0.tracker.0;
                 let duration = inner.clock.monotonic().saturating_sub(self.1);
-                inner.record(&self.0.series, Some(self.1), duration, self.2, 0, None);
+                inner.record(self.0.series, Some(self.1), duration, self.2, 0, None);
             }
         }
         let mut guard = OnPanic(self, self.tracker.0.clock.monotonic(), false);
@@ -407,16 +464,15 @@ impl OperationKind {
     /// Records an operation that was timed by the caller.
     #[inline]
     pub fn record(&self, duration: Duration, ok: bool) {
-        self.tracker.0.record(&self.series, None, duration, ok, 0, None);
+        self.tracker.0.record(self.series, None, duration, ok, 0, None);
     }
 }
 
 /// An operation that runs. May move between threads and tasks. Dropped unfinished, it failed.
-#[derive(Debug)]
 #[must_use = "an operation that is dropped at once has failed at once"]
 pub struct Running {
-    tracker: Tracker,
-    series: Arc<Series>,
+    tracker: Arc<Handle>,
+    series: Place,
     start: Duration,
     /// Not 0 once announced.
     id: u64,
@@ -424,7 +480,20 @@ pub struct Running {
     extra: Option<Box<Extra>>,
 }
 
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = &self.tracker.series(self.series).name;
+        f.debug_struct("Running").field("name", name).field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
 impl Running {
+    #[inline]
+    fn new(tracker: Arc<Handle>, series: Place) -> Self {
+        let start = tracker.clock.monotonic();
+        Self { tracker, series, start, id: 0, ok: false, extra: None }
+    }
+
     /// It worked.
     #[inline]
     pub fn finish(mut self) {
@@ -441,7 +510,9 @@ impl Running {
 
     /// A part of it, to be finished by itself.
     pub fn child(&self, name: &str, labels: &[(&str, &str)]) -> Running {
-        self.tracker.start_in(&Key::new(name, labels, Some(&self.series.name)))
+        let parent = &self.tracker.series(self.series).name;
+        let series = self.tracker.find(&Key::new(name, labels, Some(parent)));
+        Running::new(Arc::clone(&self.tracker), series)
     }
 
     /// Adds to the items done.
@@ -456,11 +527,11 @@ impl Running {
 
     /// A number of its own, by a name with its unit such as `hit_ratio` or `queue_bytes`. Not finite is not measured (M1).
     pub fn measure(&mut self, name: impl Into<Cow<'static, str>>, value: f64) {
-        let max = self.tracker.0.limits.measures_max;
+        let max = self.tracker.limits.measures_max;
         if self.extra().measures.len() < max && value.is_finite() {
             self.extra().measures.push((name.into(), value));
         } else {
-            self.tracker.0.dropped.fetch_add(1, Relaxed);
+            self.tracker.dropped.fetch_add(1, Relaxed);
         }
     }
 
@@ -469,9 +540,9 @@ impl Running {
         if self.id != 0 {
             return;
         }
-        let inner = &self.tracker.0;
+        let inner = &self.tracker;
         self.id = inner.next_id.fetch_add(1, Relaxed);
-        let began = Event::Began { series: Arc::clone(&self.series), start: self.start, id: self.id };
+        let began = Event::Began { series: self.series, start: self.start, id: self.id };
         if inner.sender.try_send(began).is_err() {
             inner.dropped.fetch_add(1, Relaxed);
         }
@@ -479,7 +550,7 @@ impl Running {
 
     /// How long it runs already.
     pub fn elapsed(&self) -> Duration {
-        self.tracker.0.clock.monotonic().saturating_sub(self.start)
+        self.tracker.clock.monotonic().saturating_sub(self.start)
     }
 
     fn extra(&mut self) -> &mut Extra {
@@ -492,7 +563,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let duration = self.elapsed();
         let extra = self.extra.take();
-        self.tracker.0.record(&self.series, Some(self.start), duration, self.ok, self.id, extra);
+        self.tracker.record(self.series, Some(self.start), duration, self.ok, self.id, extra);
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    fn path(&self) -> Result<PathBuf> {
+    pub(crate) fn path(&self) -> Result<PathBuf> {
         data_folder(self.data.as_ref())
     }
 }
