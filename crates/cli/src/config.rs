@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use weir_base::ByteSize;
+use weir_server::Retention;
 
 use crate::folder::Open;
 use crate::logging::LogFormat;
@@ -31,6 +32,10 @@ pub(crate) struct Config {
     pub(crate) server: weir_server::Config,
     /// Bulk operations.
     pub(crate) operations: Operations,
+    /// How long rows are kept; those that are not named are kept for ever.
+    pub(crate) retention: Vec<Retention>,
+    /// How often what is past its age is deleted.
+    pub(crate) retention_every: Duration,
     /// Form of the log.
     pub(crate) log: LogFormat,
     /// Level or filter of the log.
@@ -62,6 +67,7 @@ struct Raw {
     engine: RawEngine,
     query: RawQuery,
     operations: RawOperations,
+    retention: BTreeMap<String, String>,
     store: BTreeMap<String, toml::Value>,
     #[serde(flatten)]
     unknown: Unknown,
@@ -118,6 +124,9 @@ struct RawEngine {
     flush_backoff_max_ms: Option<u64>,
     compact_files: Option<usize>,
     compact_rows: Option<usize>,
+    undo_window_s: Option<u64>,
+    vacuum_every_s: Option<u64>,
+    retention_every_s: Option<u64>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -207,6 +216,8 @@ impl Config {
                 keep: Duration::from_secs(90 * 86_400),
                 chain: raw.operations.chain.unwrap_or(false),
             },
+            retention: raw.retention.iter().map(|(name, age)| retention(name, age)).collect::<Result<_>>()?,
+            retention_every: Duration::from_secs(3600),
             log: raw.server.log.unwrap_or(LogFormat::Text),
             log_level: raw.server.log_level.clone().unwrap_or_else(|| "info".to_owned()),
             close_timeout: Duration::from_secs(300),
@@ -296,8 +307,29 @@ impl Config {
         set(&mut engine.flush_backoff, "engine.flush_backoff_ms", raw.flush_backoff_ms, millis)?;
         set(&mut engine.flush_backoff_max, "engine.flush_backoff_max_ms", raw.flush_backoff_max_ms, millis)?;
         set(&mut engine.compact_files, "engine.compact_files", raw.compact_files, |n| n)?;
-        set(&mut engine.compact_rows, "engine.compact_rows", raw.compact_rows, |n| n)
+        set(&mut engine.compact_rows, "engine.compact_rows", raw.compact_rows, |n| n)?;
+        set(&mut engine.undo_window, "engine.undo_window_s", raw.undo_window_s, seconds)?;
+        set(&mut engine.vacuum_every, "engine.vacuum_every_s", raw.vacuum_every_s, seconds)?;
+        set(&mut self.retention_every, "engine.retention_every_s", raw.retention_every_s, seconds)
     }
+}
+
+/// An entry of `[retention]`: `db` or `db.table`, and an age such as `30d`.
+fn retention(name: &str, age: &str) -> Result<Retention> {
+    let number = age.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &age[number.len()..] {
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => bail!("setting retention.{name}: '{age}' is not an age such as 12h, 30d or 8w"),
+    };
+    let count: u64 = number.parse().with_context(|| format!("setting retention.{name}: '{age}' is not an age"))?;
+    anyhow::ensure!(count > 0, "setting retention.{name} is 0: it would delete everything");
+    let (database, table) = match name.split_once('.') {
+        Some((database, table)) => (database, Some(table.to_owned())),
+        None => (name, None),
+    };
+    Ok(Retention { database: database.to_owned(), table, age: Duration::from_secs(count.saturating_mul(unit)) })
 }
 
 /// `HOST:PORT` as an address; a name must resolve.
@@ -333,6 +365,20 @@ fn unknown(raw: &Raw) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_kept_by_database_or_table() {
+        let (config, _) = Config::parse("[retention]\nd = '12h'\n'd.my table' = '8w'", Path::new("x")).unwrap();
+        let hours = |table: Option<&str>, hours: u64| Retention {
+            database: "d".into(),
+            table: table.map(str::to_owned),
+            age: Duration::from_secs(hours * 3600),
+        };
+        assert_eq!(config.retention, [hours(None, 12), hours(Some("my table"), 8 * 7 * 24)]);
+        for bad in ["d = '0d'", "d = '5'", "d = 'xd'", "d = '5y'"] {
+            assert!(Config::parse(&format!("[retention]\n{bad}"), Path::new("x")).is_err(), "{bad}");
+        }
+    }
 
     fn parse(text: &str) -> Result<(Config, Vec<String>)> {
         Config::parse(text, Path::new("data"))

@@ -7,10 +7,13 @@ use anyhow::{Context, Result};
 use weir_base::{OsRandom, SystemClock};
 use weir_engine::Engine;
 use weir_engine::engine::{Env, Opened};
-use weir_server::{App, Database, Embedded};
+use weir_server::{App, Database, Embedded, HistorySettings};
 
 use crate::config::Config;
 use crate::terminal::Terminal;
+
+/// The folder of the history of operations, in the data folder.
+pub(crate) const OPERATIONS: &str = "operations";
 
 /// Opens the folder for `owner`, and says what the last process left to repair.
 ///
@@ -24,8 +27,14 @@ pub(crate) async fn open(config: &Config, owner: &str, terminal: &Terminal) -> R
     let (engine, opened) =
         Engine::open(engine, env.clone()).await.with_context(|| format!("cannot open {}", data.display()))?;
     report(&opened, terminal);
-    let database =
-        Embedded::new(engine, config.query.clone(), env.clock, env.random).context("cannot start the SQL engine")?;
+    let history = HistorySettings {
+        dir: data.join(OPERATIONS),
+        owner: format!("{owner} (pid {})", std::process::id()),
+        options: weir_ops::Options { chain: config.operations.chain, ..weir_ops::Options::default() },
+        protected: config.operations.protected.clone(),
+    };
+    let database = Embedded::new(engine, config.query.clone(), history, env.clock, env.random)
+        .context("cannot start the SQL engine")?;
     Ok(Arc::new(database))
 }
 

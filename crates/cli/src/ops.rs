@@ -3,6 +3,7 @@
 pub(crate) mod history;
 mod import;
 pub(crate) mod output;
+mod tables;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
@@ -36,7 +37,7 @@ enum Command {
     List(ListArgs),
     /// Show one operation with all entries and reasons.
     Show(ShowArgs),
-    /// Show what undoing an operation would do, or write it as a plan file.
+    /// Show what undoing an operation would do, or write it as a plan file; or what a DELETE or DROP would do.
     Plan(UndoArgs),
     /// Undo operations, as one new operation.
     Rollback(UndoArgs),
@@ -111,9 +112,12 @@ struct UndoArgs {
     run_args: RunArgs,
     #[command(flatten)]
     drift: DriftArgs,
-    /// Its id, or a beginning that no other has.
+    /// Its id, or a beginning that no other has; for `plan` also a statement such as "DELETE FROM cpu WHERE host = 'a'".
     #[arg(required_unless_present_any = ["run", "since"])]
     id: Option<String>,
+    /// The database of a statement.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    db: String,
     /// All operations of a run.
     #[arg(long, conflicts_with = "id")]
     run: Option<String>,
@@ -270,11 +274,24 @@ fn chosen(args: &UndoArgs, view: &View) -> anyhow::Result<Vec<Uuid>> {
     Ok(summaries.iter().map(|summary| summary.id).collect())
 }
 
+/// Whether what was given for an id is a statement: no id has a blank in it.
+fn statement(args: &UndoArgs) -> Option<&str> {
+    args.id.as_deref().map(str::trim).filter(|id| id.contains(char::is_whitespace))
+}
+
 fn undo(args: &UndoArgs, plan_only: bool, terminal: &Terminal) -> anyhow::Result<Exit> {
-    let (history, config) = args.history.open("weir ops", terminal)?;
-    let view = history.view()?;
+    if let Some(statement) = statement(args) {
+        ensure!(plan_only, "'{statement}' is no operation: `weir sql` carries statements out");
+        return tables::preview(args, statement, terminal);
+    }
+    let (view, _) = args.history.view(terminal)?;
     let ids = chosen(args, &view)?;
     let first = view.show(&ids[0].to_string())?.0;
+    if first.target == weir_engine::operations::TARGET {
+        return tables::undo(args, &view, &ids, plan_only, terminal);
+    }
+    let (history, config) = args.history.open("weir ops", terminal)?;
+    let view = history.view()?;
     let client = args.connect.connect(&history)?;
     let target = crate::access::target_of(&client, &first.target)?;
     let options = args.run_args.options();
@@ -347,8 +364,7 @@ fn exit_of(operations: &[Operation]) -> Exit {
 }
 
 fn resume(args: &ResumeArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
-    let (history, config) = args.history.open("weir ops", terminal)?;
-    let view = history.view()?;
+    let (view, _) = args.history.view(terminal)?;
     let id = match &args.id {
         Some(id) => view.resolve(id)?,
         None => {
@@ -364,6 +380,11 @@ fn resume(args: &ResumeArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
         }
     };
     let operation = view.show(&id.to_string())?.0;
+    if operation.target == weir_engine::operations::TARGET {
+        return tables::resume(args, &operation, terminal);
+    }
+    let (history, config) = args.history.open("weir ops", terminal)?;
+    let operation = history.view()?.show(&id.to_string())?.0;
     let protected =
         operation.entries.iter().any(|entry| config.operations.protected.iter().any(|one| one.holds(entry)));
     ensure!(!protected, "operation {id} touches what is protected by the configuration");

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use weir_server::Server;
+use weir_server::{Database, Server};
 
 use crate::config::{Config, address};
 use crate::embedded;
@@ -88,11 +88,12 @@ pub(crate) async fn serve(config: &mut Config, logging: &Logging, terminal: &Ter
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.serve(stop.clone()));
     let draining = tokio::spawn(crate::track::drain_always(Arc::clone(&database), config.clone(), stop.clone()));
+    let retaining = tokio::spawn(retain_always(Arc::clone(&database), config.clone(), stop.clone()));
     signals.next().await;
     tracing::info!("stopping: running requests finish, then everything is flushed; a second signal ends at once");
     stop.cancel();
     let ending = async {
-        let _ = draining.await;
+        let _ = (draining.await, retaining.await);
         let stopped = serving.await.context("the server failed")?;
         if stopped.cut_off > 0 {
             tracing::warn!(connections = stopped.cut_off, "cut off at server.stop_timeout_s");
@@ -108,6 +109,21 @@ pub(crate) async fn serve(config: &mut Config, logging: &Logging, terminal: &Ter
     }
     tracing::info!("stopped; everything is flushed");
     Ok(Exit::Done)
+}
+
+/// Deletes what is past its age, until the server stops. A failure is told and tried again with the next round.
+async fn retain_always(database: Arc<dyn Database>, config: Config, stop: CancellationToken) {
+    while !config.retention.is_empty() {
+        match database.retain(&config.retention).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(rows, "deleted what is past its age"),
+            Err(error) => tracing::warn!(error = %weir_base::error::chain(&error), "what is past its age stays"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(config.retention_every) => {}
+        }
+    }
 }
 
 fn announce(server: &Server, config: &Config, terminal: &Terminal) {

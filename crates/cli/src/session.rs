@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::embedded;
 use crate::exit;
 use crate::folder::{Target, data_folder};
+use crate::ops::history::actor;
 use crate::terminal::Terminal;
 
 /// Longer than a query may take on the server.
@@ -40,6 +41,8 @@ pub(crate) struct Session {
     client: Client,
     /// The database, when it is in this process.
     database: Option<Arc<dyn Database>>,
+    /// Told what servers say beside an answer.
+    terminal: Terminal,
 }
 
 impl Session {
@@ -49,7 +52,7 @@ impl Session {
     /// `conflict`, naming the holder, when another process that is no server holds the folder.
     pub(crate) async fn open(target: &Target, purpose: Purpose, owner: &str, terminal: &Terminal) -> Result<Self> {
         if let Some(url) = &target.server {
-            return Ok(Self { client: Client::of_url(url)?, database: None });
+            return Ok(Self { client: Client::of_url(url)?, database: None, terminal: *terminal });
         }
         let data = data_folder(target.data.as_ref())?;
         if purpose == Purpose::Read && !data.is_dir() {
@@ -61,28 +64,29 @@ impl Session {
             .into());
         }
         if let Some(client) = client_of_holder(&data).await {
-            return Ok(Self { client, database: None });
+            return Ok(Self { client, database: None, terminal: *terminal });
         }
         let config = Config::load(&data, &target.open, terminal)?;
         for _ in 0..SOCKET_TRIES {
             match embedded::open(&config, owner, terminal).await {
-                Ok(database) => return Ok(Self::embedded(&config, database)),
+                Ok(database) => return Ok(Self::embedded(&config, database, terminal)),
                 Err(error) if exit::kind_in(&error) == Some(Kind::Conflict) => {
                     tokio::time::sleep(SOCKET_PAUSE).await;
                     if let Some(client) = client_of_holder(&data).await {
-                        return Ok(Self { client, database: None });
+                        return Ok(Self { client, database: None, terminal: *terminal });
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
-        embedded::open(&config, owner, terminal).await.map(|database| Self::embedded(&config, database))
+        embedded::open(&config, owner, terminal).await.map(|database| Self::embedded(&config, database, terminal))
     }
 
     /// Of a database that is open in this process.
-    pub(crate) fn embedded(config: &Config, database: Arc<dyn Database>) -> Self {
+    pub(crate) fn embedded(config: &Config, database: Arc<dyn Database>, terminal: &Terminal) -> Self {
         let app = embedded::app(config, Arc::clone(&database), Arc::default());
-        Self { client: Client::new(Transport::InProcess(weir_server::router(app))), database: Some(database) }
+        let client = Client::new(Transport::InProcess(weir_server::router(app)));
+        Self { client, database: Some(database), terminal: *terminal }
     }
 
     /// Who answers.
@@ -95,9 +99,13 @@ impl Session {
         let asked = json!({"db": database, "q": sql, "format": format}).to_string();
         let request = Request::post("/api/v3/query_sql")
             .header(header::CONTENT_TYPE, "application/json")
+            .header("weir-actor", ascii(&actor()))
             .body(Body::from(asked))
             .context("cannot make the request")?;
         let answer = self.client.send(request, QUERY_DEADLINE).await?;
+        for note in answer.headers().get_all("weir-note") {
+            self.terminal.say(String::from_utf8_lossy(note.as_bytes()));
+        }
         if answer.status().is_success() { Ok(answer.into_body()) } else { Err(client::refusal(answer).await) }
     }
 
@@ -121,6 +129,11 @@ impl Session {
             terminal.warn(weir_base::error::chain(&error));
         }
     }
+}
+
+/// A header carries nothing else.
+fn ascii(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' }).collect()
 }
 
 /// The socket of the server that would hold `data`.

@@ -16,7 +16,7 @@ pub(crate) fn print(text: impl AsRef<str>) -> anyhow::Result<Exit> {
 }
 
 /// Where and how to talk to people.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Terminal {
     quiet: bool,
     color: bool,

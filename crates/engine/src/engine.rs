@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::dictionary::SeriesLimit;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
+use crate::past::{At, Past};
 use crate::read::{ReadSnapshot, Tables};
 use crate::recover;
 use crate::store::{Store, StoreEnv, StoreOptions};
@@ -316,6 +317,10 @@ impl Tables for Engine {
 
     async fn snapshot(&self, database: &str, table: &str) -> Result<Option<ReadSnapshot>> {
         Engine::snapshot(self, database, table).await
+    }
+
+    async fn snapshot_at(&self, database: &str, table: &str, at: At) -> Result<Past> {
+        Engine::snapshot_at(self, database, table, at).await
     }
 
     fn objects(&self) -> Arc<dyn object_store::ObjectStore> {

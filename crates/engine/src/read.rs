@@ -10,6 +10,7 @@ use arrow::array::{AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampNanosecondType};
 
 use crate::error::{Error, Result};
+use crate::past::{At, Past};
 use crate::schema::{FieldType, Role, SchemaRef, TIME, TableSchema};
 use crate::store::file::DataFile;
 
@@ -35,6 +36,12 @@ pub trait Tables: Debug + Send + Sync {
     /// # Errors
     /// `unavailable` when the store does not answer, `damaged` when the table's log cannot be understood.
     async fn snapshot(&self, database: &str, table: &str) -> Result<Option<ReadSnapshot>>;
+
+    /// What was visible of a table at a moment, or at the nearest before it that is kept.
+    ///
+    /// # Errors
+    /// `not found` when there is no such table, or nothing of it is kept from then; otherwise as [`Tables::snapshot`].
+    async fn snapshot_at(&self, database: &str, table: &str, at: At) -> Result<Past>;
 
     /// The store that holds the files of all snapshots; paths are relative to its root.
     fn objects(&self) -> Arc<dyn object_store::ObjectStore>;

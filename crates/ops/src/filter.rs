@@ -35,6 +35,19 @@ impl FromStr for Filter {
     }
 }
 
+impl std::fmt::Display for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (number, term) in self.terms.iter().enumerate() {
+            let comma = if number == 0 { "" } else { "," };
+            match &term.field {
+                Some(field) => write!(f, "{comma}{field}={}", term.pattern)?,
+                None => write!(f, "{comma}{}", term.pattern)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Filter {
     /// Adds a term.
     ///

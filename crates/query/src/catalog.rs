@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
-use datafusion::common::{DataFusionError, Result, TableReference};
+use datafusion::common::{DataFusionError, Result, ScalarValue, TableReference};
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 use weir_base::Kind;
-use weir_engine::read::{Tables, logical_schema};
+use weir_engine::read::{ReadSnapshot, Tables, logical_schema};
 
+use crate::as_of;
 use crate::error::{Error, from_engine};
 use crate::scan::{Files, SnapshotTable, StoredColumns};
 
@@ -34,6 +36,8 @@ struct Shared {
     default_database: String,
     /// What scans left out, in words.
     notes: Arc<Mutex<Vec<String>>>,
+    /// Which versions of the past were given, in words.
+    past: Mutex<Vec<String>>,
     /// Databases and their tables, listed only for a query that asks for them.
     names: OnceCell<BTreeMap<String, Vec<String>>>,
     /// One snapshot per table and query.
@@ -56,6 +60,7 @@ impl QueryCatalog {
             footers,
             default_database: default_database.to_owned(),
             notes: Arc::default(),
+            past: Mutex::default(),
             names: OnceCell::new(),
             snapshots: Mutex::default(),
         };
@@ -65,6 +70,11 @@ impl QueryCatalog {
     /// What scans left out, in words, one line a scan.
     pub(crate) fn notes(&self) -> Vec<String> {
         self.shared.notes.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// Which versions of the past were given, in words, one line a table.
+    pub(crate) fn past(&self) -> Vec<String> {
+        self.shared.past.lock().expect("no holder of this lock panics").clone()
     }
 
     /// Takes the snapshots of all tables that a statement names, side by side.
@@ -108,8 +118,7 @@ impl QueryCatalog {
             Arc::clone(snapshots.entry(key).or_default())
         };
         let take = || async {
-            let snapshot = self.shared.tables.snapshot(database, table).await.map_err(from_engine)?;
-            Ok(snapshot.map(|snapshot| {
+            Ok(self.read(database, table).await?.map(|snapshot| {
                 let files = Files::new(
                     logical_schema(&snapshot.schema),
                     StoredColumns::new(&snapshot.schema),
@@ -121,6 +130,24 @@ impl QueryCatalog {
             }))
         };
         cell.get_or_try_init(take).await.cloned()
+    }
+
+    /// What is visible of a table now, or was at the moment that its name carries.
+    async fn read(&self, database: &str, name: &str) -> Result<Option<ReadSnapshot>, Error> {
+        let (table, at) = as_of::decoded(name);
+        let Some(at) = at else {
+            return self.shared.tables.snapshot(database, table).await.map_err(from_engine);
+        };
+        let past = self.shared.tables.snapshot_at(database, table, at).await.map_err(from_engine)?;
+        let given = past.snapshot.version;
+        let committed = ScalarValue::TimestampMillisecond(Some(past.committed_ms), None).cast_to(&DataType::Utf8)?;
+        let nearest = match given == past.wanted {
+            true => String::new(),
+            false => format!(", the nearest that is kept before version {}", past.wanted),
+        };
+        let told = format!("{table}: as of version {given}, committed {committed}Z{nearest}");
+        self.shared.past.lock().expect("no holder of this lock panics").push(told);
+        Ok(Some(past.snapshot))
     }
 
     fn listed(&self, database: &str) -> Vec<String> {

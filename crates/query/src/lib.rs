@@ -3,12 +3,15 @@
 //! [`SqlEngine`] admits a statement, takes one snapshot of each table that it names (Q1), plans it with DataFusion over
 //! `scan` and streams its rows; `encode` turns them into JSON, CSV, Parquet or text.
 
+mod as_of;
 mod calendar;
 mod catalog;
+pub mod change;
 pub mod encode;
 mod error;
 mod functions;
 mod memory;
+mod predicate;
 mod running;
 mod scan;
 mod session;

@@ -111,6 +111,7 @@ impl Drop for Listed {
 pub struct Answer {
     pub(crate) id: Uuid,
     pub(crate) schema: SchemaRef,
+    pub(crate) notes: Vec<String>,
     pub(crate) batches: mpsc::Receiver<Message>,
     pub(crate) ended: bool,
 }
@@ -125,6 +126,20 @@ pub(crate) enum Message {
 }
 
 impl Answer {
+    pub(crate) fn of(id: Uuid, batch: RecordBatch) -> Self {
+        let schema = batch.schema();
+        let (sender, batches) = mpsc::channel(2);
+        for message in [Message::Batch(batch), Message::Complete] {
+            sender.try_send(message).expect("the channel holds two");
+        }
+        Self { id, schema, notes: Vec::new(), batches, ended: false }
+    }
+
+    /// What is to be said beside the rows, such as which version of the past they are of.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// The query's id.
     pub fn id(&self) -> Uuid {
         self.id

@@ -19,12 +19,14 @@ use datafusion::prelude::{SQLOptions, SessionConfig};
 use datafusion::sql::parser::Statement as Parsed;
 use futures::{StreamExt, stream};
 use weir_base::Kind;
+use weir_engine::operations::FilterOf;
 use weir_engine::read::Tables;
 
 use crate::catalog::{CATALOG, QueryCatalog};
 use crate::error::{Error, Result};
 use crate::functions;
 use crate::memory::SharedMemory;
+use crate::predicate;
 use crate::settings::Settings;
 use crate::show;
 use crate::sql::Request;
@@ -92,23 +94,29 @@ impl Sessions {
         self.runtime.disk_manager.used_disk_space()
     }
 
-    /// Plans a statement on snapshots taken now and starts it.
-    pub(crate) async fn execute(&self, request: &Request) -> Result<SendableRecordBatchStream> {
+    /// Makes filters of rows with the functions that queries have.
+    pub(crate) fn filters(&self) -> FilterOf {
+        predicate::filters(self.state.clone())
+    }
+
+    /// Plans a statement on snapshots taken now and starts it. Also says which versions of the past it reads.
+    pub(crate) async fn execute(&self, request: &Request) -> Result<(SendableRecordBatchStream, Vec<String>)> {
         let catalog =
             QueryCatalog::new(Arc::clone(&self.tables), self.url.clone(), Arc::clone(&self.footers), &request.database);
         let state = self.state(request, &catalog)?;
-        match statement::parse(&request.sql)? {
+        let stream = match statement::parse(&request.sql)? {
             Statement::Show(show) => match show::answer(&show, &catalog, &request.database).await? {
-                show::Answer::Rows(batch) => Ok(rows(batch)),
+                show::Answer::Rows(batch) => rows(batch),
                 show::Answer::Query(sql) => {
                     let Statement::Query(statement) = statement::parse(&sql)? else {
                         return Err(Error::new(Kind::Internal, "a SHOW became no query"));
                     };
-                    self.run(*statement, request, &state, &catalog).await
+                    self.run(*statement, request, &state, &catalog).await?
                 }
             },
-            Statement::Query(statement) => self.run(*statement, request, &state, &catalog).await,
-        }
+            Statement::Query(statement) => self.run(*statement, request, &state, &catalog).await?,
+        };
+        Ok((stream, catalog.past()))
     }
 
     /// The state of one query: its catalog, its memory.
@@ -201,7 +209,7 @@ fn with_notes(explained: SendableRecordBatchStream, catalog: QueryCatalog) -> Se
     }
     let last = schema.clone();
     let notes = stream::once(async move {
-        let notes = catalog.notes().join("\n");
+        let notes = [catalog.notes(), catalog.past()].concat().join("\n");
         let columns: Vec<arrow::array::ArrayRef> =
             vec![Arc::new(StringArray::from(vec!["scan"])), Arc::new(StringArray::from(vec![notes]))];
         Ok(RecordBatch::try_new(last, columns)?)

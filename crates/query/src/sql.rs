@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use weir_base::id::{Uuid, uuid_v7};
 use weir_base::{Clock, Kind, Random, Retry};
+use weir_engine::operations::FilterOf;
 use weir_engine::read::Tables;
 use weir_limits::{Admission, Permit, Priority};
 
@@ -55,6 +56,9 @@ pub struct SqlEngine {
     inner: Arc<Inner>,
     runtime: Option<Runtime>,
 }
+
+/// Columns of an answer, and what is to be said beside it.
+type Started = (SchemaRef, Vec<String>);
 
 #[derive(Debug)]
 struct Inner {
@@ -109,8 +113,8 @@ impl SqlEngine {
         let (batches_out, batches) = mpsc::channel(BATCHES_AHEAD);
         let Some(runtime) = &self.runtime else { return Err(stopped()) };
         runtime.spawn(async move { inner.run(request, listed, schema_out, batches_out).await });
-        let schema = schema_in.await.map_err(|_| stopped())??;
-        Ok(Answer { id, schema, batches, ended: false })
+        let (schema, notes) = schema_in.await.map_err(|_| stopped())??;
+        Ok(Answer { id, schema, notes, batches, ended: false })
     }
 
     /// Runs one statement and gathers its rows.
@@ -124,6 +128,16 @@ impl SqlEngine {
             batches.push(batch?);
         }
         Ok((Arc::clone(answer.schema()), batches))
+    }
+
+    /// Makes filters of rows out of the predicates of deletes, with the functions that queries have.
+    pub fn filters(&self) -> FilterOf {
+        self.inner.sessions.filters()
+    }
+
+    /// An answer that is there already: one batch.
+    pub fn answer(&self, batch: RecordBatch) -> Answer {
+        Answer::of(uuid_v7(&*self.inner.clock, &*self.inner.random), batch)
     }
 
     /// Queries that wait or run, the oldest first.
@@ -173,7 +187,7 @@ impl Inner {
         &self,
         request: Request,
         listed: Listed,
-        schema_out: oneshot::Sender<Result<SchemaRef>>,
+        schema_out: oneshot::Sender<Result<Started>>,
         batches: mpsc::Sender<Message>,
     ) {
         let deadline = request.deadline.unwrap_or(self.settings.query_deadline).min(self.settings.query_deadline);
@@ -233,12 +247,12 @@ impl Inner {
     async fn stream(
         &self,
         request: &Request,
-        schema_out: &mut Option<oneshot::Sender<Result<SchemaRef>>>,
+        schema_out: &mut Option<oneshot::Sender<Result<Started>>>,
         batches: &mpsc::Sender<Message>,
     ) -> Result<()> {
-        let mut stream: SendableRecordBatchStream = self.sessions.execute(request).await?;
+        let (mut stream, notes): (SendableRecordBatchStream, _) = self.sessions.execute(request).await?;
         if let Some(schema_out) = schema_out.take()
-            && schema_out.send(Ok(stream.schema())).is_err()
+            && schema_out.send(Ok((stream.schema(), notes))).is_err()
         {
             return Ok(());
         }

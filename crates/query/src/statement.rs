@@ -8,10 +8,11 @@ use datafusion::sql::sqlparser::ast::Statement as Sql;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use crate::as_of;
 use crate::error::{Error, Result};
 
 /// How deep a statement may nest.
-const NESTING_MAX: usize = 100;
+pub(crate) const NESTING_MAX: usize = 100;
 
 /// A statement that only reads.
 #[derive(Debug)]
@@ -56,7 +57,8 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
     if let Some(show) = parse_show(sql)? {
         return Ok(Statement::Show(show));
     }
-    let mut parser = DFParserBuilder::new(sql).with_recursion_limit(NESTING_MAX).build()?;
+    let sql = as_of::rewrite(sql)?;
+    let mut parser = DFParserBuilder::new(&*sql).with_recursion_limit(NESTING_MAX).build()?;
     let mut parsed = parser.parse_statements()?;
     let (Some(statement), None) = (parsed.pop_front(), parsed.pop_front()) else {
         return Err(Error::invalid("a request holds exactly one statement"));
@@ -79,27 +81,20 @@ fn check_reads(statement: &Parsed) -> Result<()> {
 fn refused(statement: &str) -> Error {
     let word = statement.split_whitespace().next().unwrap_or_default().to_uppercase();
     Error::invalid(format!(
-        "{word} is not supported: queries only read (SELECT, EXPLAIN, SHOW, DESCRIBE); rows are written through /write"
+        "{word} is not supported: queries only read (SELECT, EXPLAIN, SHOW, DESCRIBE); rows are written through /write; DELETE, DROP, UNDO and RESUME stand alone, in a POST"
     ))
 }
 
 /// `None` when the statement is none of Weir's own.
 fn parse_show(sql: &str) -> Result<Option<Show>> {
-    let first = sql.trim_start().split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
-    if !["SHOW", "DESCRIBE", "DESC"].iter().any(|word| first.eq_ignore_ascii_case(word)) {
+    let Some(mut words) = Words::beginning_with(sql, &["SHOW", "DESCRIBE", "DESC"])? else {
         return Ok(None);
-    }
-    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize();
-    let tokens = tokens.map_err(|error| Error::invalid(error.to_string()))?;
-    let tokens = tokens.into_iter().filter(|token| !matches!(token, Token::Whitespace(_) | Token::SemiColon)).collect();
-    let mut words = Words { tokens, next: 0 };
+    };
     let show = if words.take("SHOW") { show(&mut words)? } else { describe(&mut words)? };
-    match show {
-        Some(_) if words.next < words.tokens.len() => {
-            Err(Error::invalid(format!("unexpected '{}'", words.tokens[words.next])))
-        }
-        show => Ok(show),
+    if show.is_some() {
+        words.end()?;
     }
+    Ok(show)
 }
 
 fn describe(words: &mut Words) -> Result<Option<Show>> {
@@ -139,35 +134,58 @@ fn show(words: &mut Words) -> Result<Option<Show>> {
     Ok(None)
 }
 
-struct Words {
+/// The tokens of a statement, read one after the other.
+pub(crate) struct Words {
     tokens: Vec<Token>,
     next: usize,
 }
 
 impl Words {
-    fn is(&self, ahead: usize, word: &str) -> bool {
+    /// Those of a statement that begins with one of `first`; `None` when it begins otherwise.
+    pub(crate) fn beginning_with(sql: &str, first: &[&str]) -> Result<Option<Self>> {
+        let plain = sql.trim_start().split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
+        let commented = sql.trim_start().starts_with(['-', '/']);
+        if !commented && !first.iter().any(|word| plain.eq_ignore_ascii_case(word)) {
+            return Ok(None);
+        }
+        let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize();
+        let tokens = tokens.map_err(|error| Error::invalid(error.to_string()))?;
+        let meant = |token: &Token| !matches!(token, Token::Whitespace(_) | Token::SemiColon);
+        let words = Self { tokens: tokens.into_iter().filter(meant).collect(), next: 0 };
+        Ok(first.iter().any(|word| words.is(0, word)).then_some(words))
+    }
+
+    /// Nothing may follow.
+    pub(crate) fn end(&self) -> Result<()> {
+        match self.tokens.get(self.next) {
+            Some(token) => Err(Error::invalid(format!("unexpected '{token}'"))),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn is(&self, ahead: usize, word: &str) -> bool {
         matches!(self.tokens.get(self.next + ahead), Some(Token::Word(found)) if found.value.eq_ignore_ascii_case(word))
     }
 
-    fn take(&mut self, word: &str) -> bool {
+    pub(crate) fn take(&mut self, word: &str) -> bool {
         let taken = self.is(0, word);
         self.next += usize::from(taken);
         taken
     }
 
-    fn take_both(&mut self, first: &str, second: &str) -> bool {
+    pub(crate) fn take_both(&mut self, first: &str, second: &str) -> bool {
         let taken = self.is(0, first) && self.is(1, second);
         self.next += 2 * usize::from(taken);
         taken
     }
 
-    fn take_token(&mut self, token: &Token) -> bool {
+    pub(crate) fn take_token(&mut self, token: &Token) -> bool {
         let taken = self.tokens.get(self.next) == Some(token);
         self.next += usize::from(taken);
         taken
     }
 
-    fn name(&mut self) -> Result<String> {
+    pub(crate) fn name(&mut self) -> Result<String> {
         let token = self.tokens.get(self.next);
         let name = match token {
             Some(Token::Word(word)) => word.value.clone(),

@@ -65,12 +65,27 @@ pub struct QueryRequest {
     pub format: Format,
     /// Values for `$name` placeholders.
     pub params: serde_json::Map<String, serde_json::Value>,
+    /// Who asks for a change of tables; `None` where only reading is allowed.
+    pub actor: Option<String>,
+}
+
+/// How long rows are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// The database.
+    pub database: String,
+    /// One of its tables; `None` for all that have no retention of their own.
+    pub table: Option<String>,
+    /// Rows older than this go.
+    pub age: Duration,
 }
 
 /// A query's answer.
 pub struct Answer {
     /// The query's id, by which it shows in the list of queries and can be cancelled.
     pub id: String,
+    /// What is to be said beside the result, such as which version of the past it is of.
+    pub notes: Vec<String>,
     /// The encoded result, piece by piece. Dropping it cancels the query.
     pub chunks: BoxStream<'static, Result<Bytes>>,
 }
@@ -185,6 +200,10 @@ pub trait Database: Send + Sync + 'static {
 
     /// Merges the files of a table, or of all tables of a database, until nothing overlaps.
     async fn compact(&self, database: &str, table: Option<&str>) -> Result<Compacted>;
+
+    /// Deletes rows past their age, each table as an operation of its own that can be undone; returns how many rows. Ages are counted from
+    /// whole hours, those over a week from whole days, so that files are rewritten seldom.
+    async fn retain(&self, retention: &[Retention]) -> Result<u64>;
 
     /// How the parts are. Must not block.
     fn components(&self) -> Vec<Component>;

@@ -14,8 +14,9 @@ use weir_engine::flush::Flushed;
 use weir_engine::ingest::{Write, WriteOptions, Written};
 use weir_query::{Encoding, Request, ScalarValue, Settings, SqlEngine, encode};
 
+use crate::changes::{Changes, HistorySettings};
 use crate::database::{
-    Answer, Component, Database, Format, QueryRequest, Running, Sample, SampleKind, State, WriteSession,
+    Answer, Component, Database, Format, QueryRequest, Retention, Running, Sample, SampleKind, State, WriteSession,
 };
 use crate::error::{Error, Result};
 
@@ -27,17 +28,38 @@ const FLUSH_UNHEALTHY_AFTER: u64 = 10;
 pub struct Embedded {
     engine: Engine,
     sql: SqlEngine,
+    changes: Changes,
+    clock: Arc<dyn Clock>,
 }
 
 impl Embedded {
-    /// Over an open engine.
+    /// Over an open engine, with a history of what changes its tables. Call it on a runtime.
     ///
     /// # Errors
     /// `unavailable` when the threads for queries cannot be started.
-    pub fn new(engine: Engine, settings: Settings, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
+    pub fn new(
+        engine: Engine,
+        settings: Settings,
+        history: HistorySettings,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self> {
         let tables = Arc::new(engine.clone());
-        let sql = SqlEngine::new(tables, settings, clock, random).map_err(of_query)?;
-        Ok(Self { engine, sql })
+        let sql = SqlEngine::new(tables, settings, Arc::clone(&clock), random).map_err(of_query)?;
+        let changes = Changes::new(engine.clone(), sql.filters(), history);
+        Ok(Self { engine, sql, changes, clock })
+    }
+
+    /// The answer to a statement: a change of tables is carried out, everything else only reads.
+    async fn ask(&self, request: Request, actor: Option<String>) -> Result<weir_query::Answer> {
+        let now = self.clock.now();
+        let asked =
+            weir_query::change::parse(&request.sql, &request.database, &request.params, now).map_err(of_query)?;
+        let Some(asked) = asked else { return self.sql.query(request).await.map_err(of_query) };
+        let Some(actor) = actor else {
+            return Err(Error::invalid("a statement that changes tables must be sent by POST"));
+        };
+        Ok(self.sql.answer(self.changes.run(asked, actor).await?))
     }
 }
 
@@ -100,13 +122,13 @@ impl Database for Embedded {
     async fn query(&self, request: QueryRequest) -> Result<Answer> {
         let params = request.params.into_iter().map(|(name, value)| scalar(name, value)).collect::<Result<_>>()?;
         let asked = Request { database: request.database, sql: request.sql, params, ..Request::default() };
-        let answer = self.sql.query(asked).await.map_err(of_query)?;
-        let id = answer.id().to_string();
+        let answer = self.ask(asked, request.actor).await?;
+        let (id, notes) = (answer.id().to_string(), answer.notes().to_vec());
         let mut pieces = encode(answer, encoding_of(request.format));
         // The first piece decides the status: an error that comes with the first rows is still an error's answer.
         let first = pieces.next().await.transpose().map_err(of_query)?;
         let chunks = futures::stream::iter(first.map(Ok)).chain(pieces.map(|piece| piece.map_err(of_query))).boxed();
-        Ok(Answer { id, chunks })
+        Ok(Answer { id, notes, chunks })
     }
 
     fn queries(&self) -> Vec<Running> {
@@ -131,6 +153,22 @@ impl Database for Embedded {
 
     async fn compact(&self, database: &str, table: Option<&str>) -> Result<Compacted> {
         self.engine.compact(database, table).await.map_err(of_engine)
+    }
+
+    async fn retain(&self, retention: &[Retention]) -> Result<u64> {
+        let mut rows = 0;
+        for Retention { database, table, age } in retention {
+            let older_than = cut(self.clock.now(), *age);
+            let own = |name: &String| {
+                retention.iter().any(|one| one.database == *database && one.table.as_ref() == Some(name))
+            };
+            let listed = self.engine.tables(database).await.map_err(of_engine)?;
+            let meant = listed.into_iter().filter(|name| table.as_ref().map_or(!own(name), |table| table == name));
+            for name in meant {
+                rows += self.changes.retain(database.clone(), name, older_than).await?;
+            }
+        }
+        Ok(rows)
     }
 
     fn components(&self) -> Vec<Component> {
@@ -163,6 +201,14 @@ impl Database for Embedded {
     async fn close(&self, deadline: Duration) -> Result<()> {
         self.engine.close(deadline).await.map_err(of_engine)
     }
+}
+
+/// Before which time rows are past their age, in nanoseconds UTC: a whole hour, and for ages over a week a whole day.
+fn cut(now: i64, age: Duration) -> i64 {
+    let hour: i64 = 3600 * 1_000_000_000;
+    let step = if age > Duration::from_secs(7 * 24 * 3600) { 24 * hour } else { hour };
+    let cut = now.saturating_sub(i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
+    cut.div_euclid(step).saturating_mul(step)
 }
 
 fn part(name: &'static str, problem: Option<(State, String)>, blocks_writes: bool) -> Component {
@@ -233,6 +279,15 @@ fn samples(stats: &Stats) -> Vec<Sample> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_are_counted_from_whole_hours_or_days() {
+        let (hour, day) = (3_600_000_000_000, 86_400_000_000_000);
+        let now = 20_000 * day + 5 * hour + 7;
+        assert_eq!(cut(now, Duration::from_secs(3600)), 20_000 * day + 4 * hour);
+        assert_eq!(cut(now, Duration::from_secs(30 * 86_400)), 19_970 * day);
+        assert!(cut(now, Duration::MAX) < 0);
+    }
 
     #[test]
     fn a_full_log_or_buffer_blocks_writes_and_a_failing_store_does_not() {

@@ -6,6 +6,7 @@
 
 mod app;
 mod body;
+mod changes;
 pub mod config;
 pub mod database;
 pub mod embedded;
@@ -22,8 +23,9 @@ mod upkeep;
 mod write;
 
 pub use app::{App, router};
+pub use changes::HistorySettings;
 pub use config::Config;
-pub use database::Database;
+pub use database::{Database, Retention};
 pub use embedded::Embedded;
 pub use error::{Error, Result};
 pub use listen::Server;

@@ -16,6 +16,12 @@ use crate::params::Params;
 use crate::status::{Dialect, Problem};
 
 const QUERY_ID: HeaderName = HeaderName::from_static("weir-query-id");
+/// What is to be said beside the result, with escapes where it is not ASCII.
+const NOTE: HeaderName = HeaderName::from_static("weir-note");
+/// Who asks, for the history of operations.
+const ACTOR: HeaderName = HeaderName::from_static("weir-actor");
+const ACTOR_UNKNOWN: &str = "http";
+const ACTOR_CHARS_MAX: usize = 100;
 /// A query's text, parameters included.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
@@ -34,7 +40,7 @@ struct Asked {
 pub(crate) async fn by_get(State(app): State<Arc<App>>, request: Request) -> Response {
     let params = Params::parse(request.uri().query().unwrap_or_default().as_bytes());
     let asked = of_params(&params);
-    answer(&app, asked, request.headers()).await
+    answer(&app, asked, None, request.headers()).await
 }
 
 /// POST: a JSON object, or a form.
@@ -45,7 +51,14 @@ pub(crate) async fn by_post(State(app): State<Arc<App>>, request: Request) -> Re
         Ok(Err(_)) => Err(Problem::too_large("the query", "1 MiB", "nothing: split the query")),
         Ok(Ok(bytes)) => of_body(&head.headers, &bytes),
     };
-    answer(&app, asked, &head.headers).await
+    answer(&app, asked, Some(actor_of(&head.headers)), &head.headers).await
+}
+
+/// Who says to ask. Nothing is allowed or refused by it.
+fn actor_of(headers: &HeaderMap) -> String {
+    let told = headers.get(ACTOR).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let told: String = told.chars().filter(|letter| !letter.is_control()).take(ACTOR_CHARS_MAX).collect();
+    if told.trim().is_empty() { ACTOR_UNKNOWN.to_owned() } else { told }
 }
 
 fn of_params(params: &Params) -> Result<Asked, Problem> {
@@ -73,18 +86,24 @@ fn of_body(headers: &HeaderMap, body: &[u8]) -> Result<Asked, Problem> {
     })
 }
 
-async fn answer(app: &Arc<App>, asked: Result<Asked, Problem>, headers: &HeaderMap) -> Response {
-    match run(app, asked, headers).await {
+async fn answer(app: &Arc<App>, asked: Result<Asked, Problem>, actor: Option<String>, headers: &HeaderMap) -> Response {
+    match run(app, asked, actor, headers).await {
         Ok(response) => response,
         Err(problem) => problem.respond(Dialect::Weir),
     }
 }
 
-async fn run(app: &Arc<App>, asked: Result<Asked, Problem>, headers: &HeaderMap) -> Result<Response, Problem> {
+async fn run(
+    app: &Arc<App>,
+    asked: Result<Asked, Problem>,
+    actor: Option<String>,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let asked = asked?;
     names::check_database(&asked.db)?;
     let format = format_of(asked.format.as_deref(), headers)?;
-    let request = QueryRequest { database: asked.db, sql: asked.q, format, params: asked.params.unwrap_or_default() };
+    let params = asked.params.unwrap_or_default();
+    let request = QueryRequest { database: asked.db, sql: asked.q, format, params, actor };
     let answer = app.database.query(request).await.map_err(Problem::of_query)?;
     // An error after the first byte cannot change the status any more: it ends the body early, which clients see.
     let logged = answer.chunks.inspect(|chunk| {
@@ -97,7 +116,20 @@ async fn run(app: &Arc<App>, asked: Result<Asked, Problem>, headers: &HeaderMap)
     if let Ok(value) = HeaderValue::from_str(&answer.id) {
         response.headers_mut().insert(QUERY_ID, value);
     }
+    for note in &answer.notes {
+        if let Ok(value) = HeaderValue::from_str(&ascii(note)) {
+            response.headers_mut().append(NOTE, value);
+        }
+    }
     Ok(response)
+}
+
+/// With escapes for what a header cannot carry.
+fn ascii(text: &str) -> String {
+    let plain = |letter: char| letter.is_ascii() && !letter.is_ascii_control();
+    text.chars()
+        .map(|letter| if plain(letter) { letter.to_string() } else { letter.escape_unicode().to_string() })
+        .collect()
 }
 
 /// The parameter decides; without it the `accept` header, where it names one of ours; else JSON.

@@ -22,7 +22,7 @@ use weir_engine::compact::Compacted;
 use weir_engine::flush::Flushed;
 use weir_engine::ingest::{WriteOptions, Written};
 use weir_engine::lp::{Precision, Rejected};
-use weir_server::database::{Answer, Component, QueryRequest, Running, Sample, State, WriteSession};
+use weir_server::database::{Answer, Component, QueryRequest, Retention, Running, Sample, State, WriteSession};
 use weir_server::{App, Config, Database, Error, Server, router};
 
 const TEST_TIME: Duration = Duration::from_secs(60);
@@ -101,9 +101,9 @@ impl Database for Shared {
         if request.database == "nowhere" {
             return Err(Error::new(Kind::NotFound, "database 'nowhere' does not exist"));
         }
-        let told = serde_json::json!([{"db": request.database, "q": request.sql, "params": request.params}]);
+        let told = serde_json::json!([{"db": request.database, "q": request.sql, "params": request.params, "actor": request.actor}]);
         let chunks = futures::stream::iter([Ok(Bytes::from(told.to_string()))]).boxed();
-        Ok(Answer { id: "query-1".into(), chunks })
+        Ok(Answer { id: "query-1".into(), notes: vec!["é: as of version 3".into()], chunks })
     }
 
     async fn flush(&self, _database: Option<&str>) -> Result<Flushed, Error> {
@@ -121,6 +121,10 @@ impl Database for Shared {
 
     fn cancel_query(&self, id: &str) -> bool {
         id == "query-1"
+    }
+
+    async fn retain(&self, _retention: &[Retention]) -> Result<u64, Error> {
+        Ok(0)
     }
 
     fn components(&self) -> Vec<Component> {
@@ -441,7 +445,13 @@ async fn queries_come_by_get_post_and_form_and_a_panic_is_a_500() {
         assert_eq!((status, &body[0]["q"]), (200, &"SELECT 1".into()), "{body}");
         assert_eq!(head.headers()["content-type"], "application/json");
         assert_eq!(head.headers()["weir-query-id"], "query-1");
+        assert_eq!(head.headers()["weir-note"], "\\u{e9}: as of version 3");
     }
+    let named = Request::post(uri).header("weir-actor", "ann").header("content-type", "application/json");
+    let (_, _, body) = send(&app, named.body(Body::from(r#"{"db":"d","q":"SELECT 1"}"#)).unwrap()).await;
+    assert_eq!(body[0]["actor"], "ann");
+    let (_, _, body) = send(&app, Request::get("/api/v3/query_sql?db=d&q=DROP").body(Body::empty()).unwrap()).await;
+    assert_eq!(body[0]["actor"], Value::Null, "a GET may not change anything");
     for (body, status) in [
         (r#"{"db":"nowhere","q":"SELECT 1"}"#, 404),
         (r#"{"db":"../x","q":"SELECT 1"}"#, 400),

@@ -13,8 +13,9 @@ use weir_ops::{Env, History, Options, Policy, RunOptions, View};
 
 use super::output::Format;
 use crate::config::Config;
+use crate::embedded::OPERATIONS;
 use crate::exit::Exit;
-use crate::folder::{Open, data_folder};
+use crate::folder::{Open, Target, data_folder};
 use crate::terminal::Terminal;
 
 /// Which history.
@@ -31,12 +32,18 @@ pub(crate) struct HistoryArgs {
 impl HistoryArgs {
     /// The folder of the history.
     pub(crate) fn dir(&self) -> Result<PathBuf> {
-        Ok(data_folder(self.data.as_ref())?.join("operations"))
+        Ok(data_folder(self.data.as_ref())?.join(OPERATIONS))
     }
 
     fn settings(&self, terminal: &Terminal) -> Result<Config> {
         let open = Open { store: None, config: self.config.clone() };
         Config::load(&data_folder(self.data.as_ref())?, &open, terminal)
+    }
+
+    /// The database beside the history, whose tables operations change.
+    pub(crate) fn database(&self) -> Target {
+        let open = Open { store: None, config: self.config.clone() };
+        Target { data: self.data.clone(), server: None, open }
     }
 
     /// For reading.

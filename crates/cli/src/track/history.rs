@@ -228,7 +228,7 @@ const DRAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Copies what processes measure into the database of a server, until it stops.
 pub(crate) async fn drain_always(database: Arc<dyn Database>, config: Config, stop: CancellationToken) {
-    let mut session = Session::embedded(&config, database);
+    let mut session = Session::embedded(&config, database, &Terminal::new(true, true));
     loop {
         if let Err(error) = drain(&mut session, &config.engine.data).await {
             tracing::warn!("the spool is not copied into the database: {error:#}");

@@ -23,9 +23,10 @@ impl Sampling {
         let (stop, stopped) = mpsc::channel();
         let process = process.to_owned();
         let take = move || {
-            let (clock, mut rows) = (SystemClock::default(), Vec::new());
+            let clock = SystemClock::default();
+            let mut rows = vec![Row::Sampled(sample(&process, &clock))];
             loop {
-                let last = stopped.recv_timeout(if rows.is_empty() { Duration::ZERO } else { EVERY });
+                let last = stopped.recv_timeout(EVERY);
                 if rows.len() < SAMPLES_MAX {
                     rows.push(Row::Sampled(sample(&process, &clock)));
                 }

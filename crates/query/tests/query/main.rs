@@ -4,5 +4,6 @@ mod dedup;
 mod golden;
 mod limits;
 mod oracle;
+mod past;
 mod pruning;
 mod world;

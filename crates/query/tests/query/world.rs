@@ -17,6 +17,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use tokio::runtime::Runtime;
 use weir_base::{OsRandom, SystemClock};
+use weir_engine::past::{At, Past};
 use weir_engine::read::{MemoryRun, ReadSnapshot, Tables, logical_schema};
 use weir_engine::schema::{FieldType, Role, TableSchema};
 use weir_engine::store::file::{DataFile, TagRange};
@@ -34,6 +35,8 @@ pub(crate) type Rows = BTreeMap<Key, Fields>;
 pub(crate) struct FakeTables {
     objects: Arc<InMemory>,
     tables: Mutex<BTreeMap<(String, String), ReadSnapshot>>,
+    /// What was committed, by version; version n at n seconds. Vacuumed where a test takes it out.
+    pub(crate) kept: Mutex<BTreeMap<(String, String), BTreeMap<i64, ReadSnapshot>>>,
     /// Snapshots that were taken.
     pub(crate) taken: Mutex<Vec<String>>,
 }
@@ -54,6 +57,19 @@ impl Tables for FakeTables {
     async fn snapshot(&self, database: &str, table: &str) -> weir_engine::Result<Option<ReadSnapshot>> {
         self.taken.lock().unwrap().push(table.to_owned());
         Ok(self.tables.lock().unwrap().get(&(database.to_owned(), table.to_owned())).cloned())
+    }
+
+    async fn snapshot_at(&self, database: &str, table: &str, at: At) -> weir_engine::Result<Past> {
+        let wanted = match at {
+            At::Version(version) => version,
+            At::Time(time) => time.div_euclid(1_000_000_000),
+        };
+        let kept = self.kept.lock().unwrap();
+        let versions = kept.get(&(database.to_owned(), table.to_owned()));
+        let found = versions.and_then(|versions| versions.range(..=wanted).next_back());
+        let gone = || weir_engine::Error::new(weir_base::Kind::NotFound, format!("nothing is kept of '{table}'"));
+        let (version, snapshot) = found.ok_or_else(gone)?;
+        Ok(Past { snapshot: snapshot.clone(), wanted, committed_ms: version * 1000 })
     }
 
     fn objects(&self) -> Arc<dyn ObjectStore> {
@@ -131,6 +147,9 @@ impl World {
             let put = self.tables.objects.put(&place, Bytes::from(bytes).into());
             futures::executor::block_on(put).unwrap();
             snapshot.files.push(Arc::new(file));
+            let committed = ReadSnapshot { runs: Vec::new(), ..snapshot.clone() };
+            let key = (database.to_owned(), table.to_owned());
+            self.tables.kept.lock().unwrap().entry(key).or_default().insert(snapshot.version, committed);
         });
     }
 
