@@ -1,7 +1,7 @@
 //! Takes a step of an operation back: the rows become what they would be had it never been, but for what was written since.
 //!
 //! Walk: the step's `txn` tells its commit N. The files that N removed or added say where rows can differ; the states at N-1, at
-//! N and now are merged there ([`super::threeway`]), and the result replaces the files of now. The undo of an undo is the
+//! N and now are merged there (`rewrite::threeway`), and the result replaces the files of now. The undo of an undo is the
 //! same on the next step.
 
 use std::collections::{HashMap, HashSet};
