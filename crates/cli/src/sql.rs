@@ -49,6 +49,8 @@ pub(crate) enum Format {
     Jsonl,
     /// A Parquet file.
     Parquet,
+    /// An Arrow IPC stream.
+    Arrow,
 }
 
 impl Format {
@@ -60,14 +62,15 @@ impl Format {
             Self::Json => "json",
             Self::Jsonl => "jsonl",
             Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
         }
     }
 }
 
 /// Runs `weir sql`.
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
-    if args.format == Format::Parquet && std::io::stdout().is_terminal() {
-        anyhow::bail!("a Parquet file does not belong on a terminal; send it to a file");
+    if matches!(args.format, Format::Parquet | Format::Arrow) && std::io::stdout().is_terminal() {
+        anyhow::bail!("{} does not belong on a terminal; send it to a file", args.format.word());
     }
     match &args.statement {
         Some(statement) => runtime::block_on(script(args, statement, terminal)),

@@ -1,4 +1,4 @@
-//! Results as bytes, streamed: JSON, JSON Lines, CSV, Parquet, or a table for people.
+//! Results as bytes, streamed: JSON, JSON Lines, CSV, Parquet, an Arrow stream, or a table for people.
 //!
 //! Columns come in the order of the SELECT; of equal names the later ones get `_1`, `_2` and so on. Timestamps are ISO 8601
 //! in UTC (`2011-07-01T00:00:01`, a fraction of 3, 6 or 9 digits only where it is not zero, `Z` only where the type carries
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
@@ -41,6 +42,8 @@ pub enum Encoding {
     Csv,
     /// A Parquet file.
     Parquet,
+    /// An Arrow IPC stream, as the columns are in memory.
+    Arrow,
     /// A table drawn with lines.
     Table,
 }
@@ -78,6 +81,7 @@ enum Encoder {
     Text(Text),
     Table(TableText),
     Parquet { schema: SchemaRef, writer: Box<ArrowWriter<Vec<u8>>> },
+    Arrow { schema: SchemaRef, writer: Box<StreamWriter<Vec<u8>>> },
 }
 
 impl Encoder {
@@ -88,6 +92,10 @@ impl Encoder {
             Encoding::JsonLines => Self::Text(Text::json(&schema, false)),
             Encoding::Csv => Self::Text(Text::csv(&schema)),
             Encoding::Table => Self::Table(TableText::new(&schema)),
+            Encoding::Arrow => {
+                let writer = Box::new(StreamWriter::try_new(Vec::new(), &schema)?);
+                Self::Arrow { schema, writer }
+            }
             Encoding::Parquet => {
                 let level = ZstdLevel::try_new(1).map_err(parquet_failed)?;
                 let properties = WriterProperties::builder()
@@ -109,6 +117,11 @@ impl Encoder {
                 writer.write(&batch).map_err(parquet_failed)?;
                 Ok(std::mem::take(writer.inner_mut()).into())
             }
+            Self::Arrow { schema, writer } => {
+                let batch = RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?;
+                writer.write(&batch)?;
+                Ok(std::mem::take(writer.get_mut()).into())
+            }
         }
     }
 
@@ -116,6 +129,10 @@ impl Encoder {
         match self {
             Self::Text(text) => Ok(text.finish()),
             Self::Table(table) => table.finish(),
+            Self::Arrow { mut writer, .. } => {
+                writer.finish()?;
+                Ok(std::mem::take(writer.get_mut()).into())
+            }
             Self::Parquet { writer, .. } => Ok(writer.into_inner().map_err(parquet_failed)?.into()),
         }
     }

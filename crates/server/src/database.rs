@@ -25,6 +25,8 @@ pub enum Format {
     Csv,
     /// A Parquet file.
     Parquet,
+    /// An Arrow IPC stream.
+    Arrow,
     /// A table for people.
     Pretty,
 }
@@ -37,6 +39,7 @@ impl Format {
             "jsonl" | "json_lines" => Self::JsonLines,
             "csv" => Self::Csv,
             "parquet" => Self::Parquet,
+            "arrow" => Self::Arrow,
             "pretty" | "table" => Self::Pretty,
             _ => return None,
         })
@@ -49,6 +52,7 @@ impl Format {
             Self::JsonLines => "application/jsonl",
             Self::Csv => "text/csv; charset=utf-8",
             Self::Parquet => "application/vnd.apache.parquet",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
             Self::Pretty => "text/plain; charset=utf-8",
         }
     }

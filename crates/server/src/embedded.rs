@@ -73,6 +73,7 @@ fn encoding_of(format: Format) -> Encoding {
         Format::JsonLines => Encoding::JsonLines,
         Format::Csv => Encoding::Csv,
         Format::Parquet => Encoding::Parquet,
+        Format::Arrow => Encoding::Arrow,
         Format::Pretty => Encoding::Table,
     }
 }

@@ -137,7 +137,7 @@ fn format_of(name: Option<&str>, headers: &HeaderMap) -> Result<Format, Problem>
     if let Some(name) = name {
         return Format::parse(name).ok_or_else(|| {
             let shown: String = name.chars().take(40).collect();
-            Problem::invalid(format!("format '{shown}' is not known; use json, jsonl, csv, parquet or pretty"))
+            Problem::invalid(format!("format '{shown}' is not known; use json, jsonl, csv, parquet, arrow or pretty"))
         });
     }
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -147,6 +147,7 @@ fn format_of(name: Option<&str>, headers: &HeaderMap) -> Result<Format, Problem>
         "application/jsonl" | "application/x-ndjson" => Some(Format::JsonLines),
         "text/csv" => Some(Format::Csv),
         "application/vnd.apache.parquet" => Some(Format::Parquet),
+        "application/vnd.apache.arrow.stream" => Some(Format::Arrow),
         "text/plain" => Some(Format::Pretty),
         _ => None,
     });

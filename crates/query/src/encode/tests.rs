@@ -91,6 +91,15 @@ fn a_table_is_drawn() {
 }
 
 #[test]
+fn an_arrow_stream_reads_back() {
+    let bytes = bytes(vec![sample(), sample()], Encoding::Arrow);
+    let reader = arrow::ipc::reader::StreamReader::try_new(std::io::Cursor::new(bytes), None).unwrap();
+    let rows: Vec<_> = reader.map(|batch| batch.unwrap()).collect();
+    assert_eq!(rows.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [3, 3]);
+    assert_eq!(text(vec![rows[1].clone()], Encoding::Csv), text(vec![sample()], Encoding::Csv));
+}
+
+#[test]
 fn parquet_reads_back() {
     let bytes = bytes(vec![sample(), sample()], Encoding::Parquet);
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).unwrap();
