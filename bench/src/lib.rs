@@ -20,6 +20,7 @@ pub mod packages;
 pub mod plot;
 pub mod process;
 pub mod profile;
+pub mod query;
 pub mod report;
 pub mod target;
 pub mod track;

@@ -3,7 +3,7 @@
 use crate::shell;
 
 /// Benchmarks that watch a server from outside and so need the binary, but not our crates.
-const FROM_OUTSIDE: [&str; 3] = ["dependencies", "ingest", "recovery"];
+const FROM_OUTSIDE: [&str; 4] = ["dependencies", "ingest", "query", "recovery"];
 /// Benchmarks that need the binary and, as a feature, our crates and rivals that are libraries.
 const WITH_FEATURE: [&str; 1] = ["track"];
 /// What needs neither.
@@ -23,9 +23,9 @@ pub fn run(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
         command.arg(shell::target_folder().join("release/weir"));
     } else if ALONE.contains(&name) {
         command.args(["--no-default-features", "--bin", name, "--"]);
-    } else if name == "cache" {
+    } else if ["cache", "ops"].contains(&name) {
         // Nothing of the database is needed for it.
-        command.args(["--no-default-features", "--features", "cache", "--bin", name, "--"]);
+        command.args(["--no-default-features", "--features", name, "--bin", name, "--"]);
     } else {
         command.args(["--bin", name, "--"]);
     }

@@ -14,6 +14,7 @@ use anyhow::Context;
 use clap::Parser;
 use weir_bench::deps::{self, DepsResults};
 use weir_bench::figures::{self, Figures};
+use weir_bench::query::{self, QueryResults};
 use weir_bench::report::{self, JournalResults, Parses, Results, Starts};
 use weir_bench::track::{self, TrackResults};
 
@@ -49,6 +50,11 @@ fn main() -> anyhow::Result<()> {
         let results: Starts = serde_json::from_str(&text)?;
         let section = section(&results.command, &results.machine, &report::starts_table(&results));
         page = report::replace_section(&page, "recovery", &section)?;
+    }
+    if let Some(text) = read(&cli.results, "query")? {
+        let results: QueryResults = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &query::table(&results));
+        page = report::replace_section(&page, "query", &section)?;
     }
     if let Some(text) = read(&cli.results, "deps")? {
         let results: DepsResults = serde_json::from_str(&text)?;

@@ -4,6 +4,7 @@
 //! were not there; the segment is then searched frame by frame.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use weir_base::checksum::{crc32c, crc32c_append};
 
@@ -33,7 +34,7 @@ pub(crate) struct FrameEntry {
     pub(crate) time_min: i64,
     pub(crate) time_max: i64,
     /// The kinds in it; `None` when they are too many to list.
-    pub(crate) kinds: Option<Vec<u16>>,
+    pub(crate) kinds: Option<Arc<[u16]>>,
 }
 
 impl FrameEntry {
@@ -242,7 +243,7 @@ pub(crate) fn build(segment: &Segment, frames_end: u64) -> Result<Vec<u8>> {
                 keys.insert(record.key.to_vec(), vec![number]);
             }
         }
-        entry.kinds = kinds;
+        entry.kinds = kinds.map(Arc::from);
         entries.push(entry);
         (offset, next) = (offset + header.len(), header.end);
     }
@@ -443,6 +444,9 @@ fn parse_frames(mut bytes: &[u8]) -> Option<Vec<FrameEntry>> {
     let count = varint::take_len(&mut bytes)?;
     let mut entries = Vec::with_capacity(count.min(bytes.len()));
     let (mut offset, mut next) = (0u64, 0u64);
+    // Neighbours mostly hold the same kinds: they share them.
+    let mut known: Arc<[u16]> = Arc::default();
+    let mut read = Vec::with_capacity(KINDS_MAX);
     for _ in 0..count {
         let bytes = &mut bytes;
         offset = offset.checked_add(varint::take(bytes)?)?;
@@ -454,7 +458,16 @@ fn parse_frames(mut bytes: &[u8]) -> Option<Vec<FrameEntry>> {
         let time_max = time_min.wrapping_add(varint::take(bytes)? as i64);
         let kinds = match varint::take_len(bytes)? {
             count if count > KINDS_MAX => None,
-            count => Some((0..count).map(|_| varint::take(bytes)?.try_into().ok()).collect::<Option<Vec<u16>>>()?),
+            count => {
+                read.clear();
+                for _ in 0..count {
+                    read.push(varint::take(bytes)?.try_into().ok()?);
+                }
+                if known[..] != read[..] {
+                    known = Arc::from(&read[..]);
+                }
+                Some(Arc::clone(&known))
+            }
         };
         entries.push(FrameEntry { offset, stored_len, raw_len, records, first, end, time_min, time_max, kinds });
         offset = offset.checked_add(crate::frame::HEADER_LEN as u64 + u64::from(stored_len))?;

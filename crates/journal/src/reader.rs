@@ -408,12 +408,14 @@ pub(crate) struct Cursor {
     pub(crate) next: u64,
     /// Where the next segment begins; `None` for the last.
     pub(crate) end: Option<u64>,
+    /// Length of the file when it was looked at last.
+    pub(crate) len: u64,
 }
 
 impl Cursor {
     pub(crate) fn new(segment: Segment, end: Option<u64>) -> Self {
         let (offset, next) = (segment.header.len(), segment.header.first);
-        Self { segment, offset, next, end }
+        Self { segment, offset, next, end, len: 0 }
     }
 
     /// The next frame and where it is; `None` at the end, or where a torn tail begins.
@@ -422,8 +424,7 @@ impl Cursor {
             if self.end.is_some_and(|end| self.next >= end) {
                 return Ok(None);
             }
-            let len = self.segment.len()?;
-            let what = match self.segment.at(self.offset, len, self.next)? {
+            let what = match self.look()? {
                 Found::Frame(header) => {
                     let at = self.offset;
                     self.offset += header.len();
@@ -440,10 +441,21 @@ impl Cursor {
             if !salvage {
                 return Err(self.segment.damage(self.offset, self.next, what));
             }
-            if !self.skip(len, what, lost)? {
+            if !self.skip(self.len, what, lost)? {
                 return Ok(None);
             }
         }
+    }
+
+    /// What stands here. The file is asked for its length only where its known part ends.
+    fn look(&mut self) -> Result<Found> {
+        if self.offset < self.len
+            && let Found::Frame(header) = self.segment.at(self.offset, self.len, self.next)?
+        {
+            return Ok(Found::Frame(header));
+        }
+        self.len = self.segment.len()?;
+        self.segment.at(self.offset, self.len, self.next)
     }
 
     /// J1: bad bytes below a mark are damage; past all marks they are a torn tail, or a frame being written.

@@ -221,7 +221,7 @@ impl Records {
     /// Puts the matching records of a frame into `places`; `false` where a torn tail begins.
     fn read(&mut self, segment: &Segment, end: Option<u64>, header: FrameHeader, offset: u64) -> Result<bool> {
         if segment.stored(&header, offset, &mut self.stored)?.is_none() {
-            let cursor = Cursor { segment: segment.clone(), offset, next: header.first, end };
+            let cursor = Cursor { offset, next: header.first, ..Cursor::new(segment.clone(), end) };
             if !cursor.is_damage(offset, header.first)? {
                 return Ok(false);
             }

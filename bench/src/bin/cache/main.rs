@@ -119,7 +119,10 @@ fn load() -> anyhow::Result<f64> {
 fn keep(path: &Path, load: f64, figures: Vec<Figure>) -> anyhow::Result<()> {
     let mut all = if path.exists() { serde_json::from_slice(&std::fs::read(path)?)? } else { Figures::default() };
     all.machine = report::machine();
-    all.commands.push(format!("{} (load before: {load})", report::command("cache")));
+    // A command that is run again replaces its figures, and itself.
+    let command = report::command("cache");
+    all.commands.retain(|earlier| !earlier.starts_with(&format!("{command} (")));
+    all.commands.push(format!("{command} (load before: {load})"));
     let is_new = |old: &Figure| !figures.iter().any(|new| new.what == old.what && new.engine == old.engine);
     all.figures.retain(is_new);
     all.figures.extend(figures);
@@ -164,6 +167,8 @@ fn within(dir: &Path, run: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::
 
 fn main() -> anyhow::Result<()> {
     let Cli { json, dir, command } = Cli::parse();
+    // Sockets of Redis need a whole path.
+    let dir = std::path::absolute(dir)?;
     let (load, mut figures) = (load()?, Vec::new());
     let lock = |figures: &mut _| within(&dir, |dir| extras::contention(dir, CONTENDERS.0, CONTENDERS.1, figures));
     let own = |figures: &mut _| within(&dir, |dir| extras::extras(dir, ENTRIES, figures));
