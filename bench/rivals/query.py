@@ -100,7 +100,7 @@ class DuckDb:
         self.name, self.connection = name, connection
 
     def ask(self, sql):
-        answer = self.connection.execute(spelled(sql, "arg_max({}, time)")).arrow()
+        answer = self.connection.execute(spelled(sql, "arg_max({}, time)")).to_arrow_table()
         return answer.read_all() if isinstance(answer, pa.RecordBatchReader) else answer
 
 
@@ -118,8 +118,7 @@ class Polars:
             last = [polars.col(name).sort_by("time").last() for name in FIELDS]
             plan = self.frame.group_by("hostname").agg(polars.col("time").max().alias("t"), *last).sort("hostname")
         else:
-            plan = self.context.execute(sql.replace("date_trunc('minute', time)", "date_trunc('1m', time)")
-                                        .replace("date_trunc('hour', time)", "date_trunc('1h', time)").replace("TIMESTAMP '", "timestamp '"))
+            plan = self.context.execute(sql)
         return plan.collect().to_arrow()
 
 
@@ -182,9 +181,12 @@ def main():
     names = args.engines.split(",")
     file, own = os.path.join(args.folder, "cpu.parquet"), os.path.join(args.folder, "cpu.duckdb")
     if not os.path.exists(own) and names != ["weir"]:
-        rows = weir.ask("SELECT * FROM cpu ORDER BY time, hostname")
-        rows = rows.set_column(0, "time", rows["time"].cast(pa.timestamp("us")))
+        rows = weir.ask("SELECT * FROM cpu")
+        rows = rows.set_column(0, "time", rows["time"].cast(pa.timestamp("us"))).cast(pa.schema(
+            [(field.name, pa.string() if pa.types.is_string_view(field.type) else field.type)
+             for field in rows.schema.set(0, pa.field("time", pa.timestamp("us")))]))
         pq.write_table(rows.sort_by([("hostname", "ascending"), ("time", "ascending")]), file, compression="zstd")
+        rows = rows.sort_by([("time", "ascending"), ("hostname", "ascending")])
         connection = duckdb.connect(own)
         connection.execute("CREATE TABLE cpu AS SELECT * FROM rows")
         connection.close()
