@@ -66,6 +66,15 @@ struct Place {
     /// For how long the remote level is left alone after a failure, seconds.
     #[arg(long, global = true, env = "WEIR_CACHE_REDIS_BREAKER_S", default_value_t = 30)]
     redis_breaker_s: u64,
+    /// Failures in a row after which the remote level is left alone.
+    #[arg(long, global = true, env = "WEIR_CACHE_REDIS_BREAKER_FAILURES", default_value_t = 1)]
+    redis_breaker_failures: u32,
+    /// Longest time that the remote level keeps a value, seconds [default: 30 days].
+    #[arg(long, global = true, env = "WEIR_CACHE_REDIS_TTL_S", default_value_t = 2_592_000)]
+    redis_ttl_s: u64,
+    /// Byte limit of the memory level, with unit: one command seldom asks twice, but a `batch` may.
+    #[arg(long, global = true, env = "WEIR_CACHE_MEMORY", default_value = "0 B")]
+    memory: ByteSize,
     /// Compression of values: none, lz4 or zstd.
     #[arg(long, global = true, env = "WEIR_CACHE_COMPRESSION", default_value_t = Compression::None)]
     compression: Compression,
@@ -284,10 +293,12 @@ impl Place {
             item_limit: self.item_limit,
             policy: self.policy,
             // One command asks for few keys: a memory level would only be filled.
-            memory_limit: ByteSize::new(0),
+            memory_limit: self.memory,
             remote: self.redis.as_deref().filter(|url| !url.is_empty()).map(|url| RemoteOptions {
                 deadline: Duration::from_millis(self.redis_deadline_ms),
+                breaker_failures: self.redis_breaker_failures,
                 breaker_period: Duration::from_secs(self.redis_breaker_s),
+                ttl_max: Duration::from_secs(self.redis_ttl_s),
                 ..RemoteOptions::new(url)
             }),
             compression: self.compression,
@@ -504,8 +515,8 @@ fn gc(cache: &Cache, budget_ms: u64, json: bool) -> anyhow::Result<Exit> {
     }
     let more = if done.more { "; there is more to do" } else { "" };
     print(format_args!(
-        "{} expired, {} evicted, {} orphaned files, {} dead writers{more}",
-        done.expired, done.evicted, done.orphans, done.dead_writers
+        "{} expired, {} evicted, {} orphaned files, {} counted anew, {} dead writers{more}",
+        done.expired, done.evicted, done.orphans, done.recounted, done.dead_writers
     ))
 }
 

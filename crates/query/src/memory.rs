@@ -2,9 +2,10 @@
 //!
 //! A query's share is divided so that everything that can go to disk does so before the query fails:
 //!
-//! - Operators that can spill have half of it, divided evenly; less when what cannot spill holds more.
-//! - Merges inside sorts have three eighths, divided evenly. A merge in memory needs half of what its sort held; one of
-//!   spilled runs takes as much as it is given, though it would make do with two runs at a time: unbounded, the first
+//! - Operators that can spill have three eighths of it, divided evenly; less when what cannot spill holds more.
+//! - Merges inside sorts have half, divided evenly. A merge in memory needs what its sort held: half of that for the rows (all of it
+//!   where strings share memory, which is counted for each batch that has a part in it), and as much again for keys as long as rows.
+//!   One of spilled runs takes as much as it is given, though it would make do with two runs at a time: unbounded, the first
 //!   of them would starve the others and the merge above them.
 //! - What cannot spill (a join's build side, the last merge) may take all that nobody else holds, at least the last eighth.
 //!
@@ -100,8 +101,8 @@ impl Share {
             let even = |bytes: usize| bytes / taken.consumers[user as usize].max(1);
             let others = taken.bytes[Use::Fixed as usize] + taken.bytes[Use::Merge as usize];
             let part_max = match user {
-                Use::Spillable => even((self.bytes_max / 2).min(self.bytes_max.saturating_sub(others))),
-                Use::Merge => even(self.bytes_max / 8 * 3),
+                Use::Spillable => even((self.bytes_max / 8 * 3).min(self.bytes_max.saturating_sub(others))),
+                Use::Merge => even(self.bytes_max / 2),
                 Use::Fixed => usize::MAX,
             };
             let fits = held.saturating_add(additional) <= part_max
@@ -180,4 +181,37 @@ impl MemoryPool for QueryMemory {
 
 fn to_usize(size: ByteSize) -> usize {
     usize::try_from(size.bytes()).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes pieces until no more are given.
+    fn fill(reservation: &MemoryReservation) -> usize {
+        while reservation.try_grow(1 << 10).is_ok() {}
+        reservation.size()
+    }
+
+    #[test]
+    fn a_merge_in_memory_gets_all_that_its_sort_held_and_a_third_more() {
+        for sorts in [1, 2, 8] {
+            let all = SharedMemory::new(ByteSize::mib(64));
+            let pool: Arc<dyn MemoryPool> = Arc::new(all.share(ByteSize::mib(16)));
+            let reserve =
+                |name: &str, can_spill: bool| MemoryConsumer::new(name).with_can_spill(can_spill).register(&pool);
+            let pairs: Vec<_> = (0..sorts)
+                .map(|_| (reserve("ExternalSorter[0]", true), reserve("ExternalSorterMerge[0]", false)))
+                .collect();
+            let above = reserve("SortPreservingMergeExec[0]", false);
+            for (sort, merge) in &pairs {
+                let held = fill(sort);
+                assert!(held > (4 << 20) / sorts, "{held} of {sorts}");
+                assert!(fill(merge) >= held / 3 * 4, "{} for {held}", merge.size());
+            }
+            assert!(fill(&above) >= 2 << 20, "the last eighth is for what cannot spill");
+            drop((pairs, above));
+            assert_eq!((pool.reserved(), all.reserved()), (0, 0));
+        }
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use weir_base::{Kind, OpenMode};
 
@@ -57,6 +58,8 @@ pub struct Collection {
     pub evicted: u64,
     /// Files removed that nothing referred to.
     pub orphans: u64,
+    /// Blobs whose files take other bytes than were counted, counted anew.
+    pub recounted: u64,
     /// Reservations of dead writers, given back.
     pub dead_writers: u64,
     /// Whether there is more to do than the budget allowed.
@@ -226,8 +229,8 @@ impl Disk {
             tx.removes = true;
             self.reclaim(tx)
         })?;
-        let shard = (self.random.next_u64() & 255) as u8;
-        report.orphans = self.reconcile_shard(shard)?;
+        let shard = self.shard_next.fetch_add(1, Ordering::Relaxed);
+        (report.orphans, report.recounted) = self.reconcile_shard(shard)?;
         self.sweep_flights();
         if in_time() {
             self.give_pages_back()?;
@@ -235,26 +238,34 @@ impl Disk {
         Ok(report)
     }
 
-    /// Removes files of one shard, here and in the pool, that nothing refers to.
-    fn reconcile_shard(&self, shard: u8) -> Result<u64> {
+    /// Removes files of one shard, here and in the pool, that nothing refers to, and counts anew those that take other bytes than were
+    /// counted. Says how many of each.
+    fn reconcile_shard(&self, shard: u8) -> Result<(u64, u64)> {
         let io = |error| Error::io("cannot read blobs", error);
-        let mut removed = self.write(|tx| {
+        let (mut removed, recounted) = self.write(|tx| {
             tx.removes = true;
             let (hashes, strangers) = self.blobs.shard(shard).map_err(io)?;
-            let mut removed = strangers.len() as u64;
+            let (mut removed, mut recounted) = (strangers.len() as u64, 0);
             strangers.iter().try_for_each(|path| self.blobs.remove_stranger(path)).map_err(io)?;
             for hash in hashes {
                 if !super::writers::blob_is_counted(tx, &hash)? {
                     self.blobs.remove(&hash).map_err(io)?;
                     removed += 1;
+                } else if let Some(counted) = referred_bytes(tx.sql, &hash)?
+                    && let Some(allocated) = self.blobs.allocated(&hash).map_err(io)?
+                    && allocated != counted
+                {
+                    set_blob_bytes(tx.sql, &hash, allocated)?;
+                    tx.state.blob_bytes = (tx.state.blob_bytes + allocated).saturating_sub(counted);
+                    recounted += 1;
                 }
             }
-            Ok(removed)
+            Ok((removed, recounted))
         })?;
         for path in self.blobs.pool_shard(shard).map_err(io)? {
             removed += u64::from(self.blobs.sweep_pool_file(&path).map_err(io)?);
         }
-        Ok(removed)
+        Ok((removed, recounted))
     }
 
     fn sweep_flights(&self) {
@@ -286,7 +297,7 @@ impl Disk {
 
     fn rebuild(&self) -> Result<()> {
         let _held = self.lock.acquire(weir_limits::Deadline::after(&*self.clock, self.lock_deadline))?;
-        let limit = self.limit_seen.load(std::sync::atomic::Ordering::Relaxed);
+        let limit = self.limit_seen.load(Ordering::Relaxed);
         let sql = self.rebuild_locked(limit)?;
         self.give_back(sql, &Ok(()));
         Ok(())
@@ -357,6 +368,14 @@ fn blob_rows(sql: &Connection) -> Result<HashMap<Hash, BlobRow>> {
             .collect()
         })
         .doing("cannot read the index")
+}
+
+/// Bytes that are counted for a blob that entries refer to.
+fn referred_bytes(sql: &Connection, hash: &Hash) -> Result<Option<u64>> {
+    sql.prepare_cached("SELECT bytes FROM blobs WHERE hash = ?1 AND refs > 0")
+        .and_then(|mut select| select.query_row([hash], |row| row.get::<_, i64>(0)).optional())
+        .map(|bytes| bytes.map(|bytes| bytes as u64))
+        .doing("cannot read what is counted for a blob")
 }
 
 fn set_blob_bytes(sql: &Connection, hash: &Hash, bytes: u64) -> Result<()> {

@@ -17,7 +17,7 @@ pub(crate) mod writers;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(crate) struct Disk {
     /// 0 when the policy is s3fifo.
     policy_seen: AtomicU64,
     lock_wait_us_max: AtomicU64,
+    /// The shard of blobs that the next collection looks at; short-lived processes begin anywhere.
+    shard_next: AtomicU8,
 }
 
 impl Disk {
@@ -87,6 +89,7 @@ impl Disk {
             policy_seen: AtomicU64::new(0),
             era_seen: AtomicU64::new(0),
             lock_wait_us_max: AtomicU64::new(0),
+            shard_next: AtomicU8::new((options.random.next_u64() & 255) as u8),
             dir,
             fs,
         };

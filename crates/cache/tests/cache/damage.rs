@@ -85,6 +85,26 @@ fn verify_repair_makes_index_and_disk_agree() {
 }
 
 #[test]
+fn c2_collections_count_blobs_anew_a_shard_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cold(dir.path());
+    for number in 0..20 {
+        cache.put(format!("key-{number}"), &noise(number, 30_000), &PutOptions::default()).unwrap();
+    }
+    let right = cache.size().unwrap().bytes;
+    let sql = rusqlite::Connection::open(dir.path().join("ns/test/index.db")).unwrap();
+    sql.execute_batch("UPDATE blobs SET bytes = bytes + 40960; UPDATE state SET blob_bytes = blob_bytes + 819200")
+        .unwrap();
+    drop(sql);
+    assert!(!cache.verify(false).unwrap().agree);
+    let recounted: u64 = (0..256).map(|_| cache.collect(std::time::Duration::from_secs(1)).unwrap().recounted).sum();
+    assert_eq!(recounted, 20);
+    check_agreement(&cache);
+    assert!(cache.size().unwrap().bytes <= right, "the right bytes are counted again");
+    assert_eq!((0..20).filter(|number| cache.get(format!("key-{number}")).is_some()).count(), 20);
+}
+
+#[test]
 fn a_destroyed_index_is_rebuilt_from_the_blobs_without_bringing_back_what_was_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let old = open(dir.path());
