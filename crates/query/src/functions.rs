@@ -3,18 +3,29 @@
 //! - `time_bucket(width, time [, origin])`: the start of the bucket that a time lies in ([`time_bucket`]).
 //! - `first(value, time)`, `last(value, time)`: the value of the first or last row that has one ([`first_last`]).
 
+mod bucket;
 mod first_last;
 mod time_bucket;
 
 use std::sync::Arc;
 
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, ScalarUDFImpl};
+
+pub(crate) use bucket::{Buckets, time_nanos};
+
+use crate::gapfill;
+
+/// The plain function that the markers of gap filling become.
+pub(crate) fn time_bucket() -> impl ScalarUDFImpl {
+    time_bucket::TimeBucket::default()
+}
 
 /// Adds them to a session.
 pub(crate) fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     let scalars = builder.scalar_functions().get_or_insert_default();
     scalars.push(Arc::new(ScalarUDF::from(time_bucket::TimeBucket::default())));
+    scalars.extend(gapfill::markers().into_iter().map(Arc::new));
     let aggregates = builder.aggregate_functions().get_or_insert_default();
     aggregates.push(Arc::new(AggregateUDF::from(first_last::ByTime::first())));
     aggregates.push(Arc::new(AggregateUDF::from(first_last::ByTime::last())));

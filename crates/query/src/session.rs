@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::temporal_conversions::timestamp_ns_to_datetime;
 use datafusion::common::{ParamValues, TableReference};
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::cache::cache_manager::{CacheManagerConfig, FileMetadataCache};
@@ -18,13 +19,14 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SQLOptions, SessionConfig};
 use datafusion::sql::parser::Statement as Parsed;
 use futures::{StreamExt, stream};
-use weir_base::Kind;
+use weir_base::{Kind, Timestamp};
 use weir_engine::read::Tables;
 
 use crate::catalog::{CATALOG, QueryCatalog};
 use crate::error::{Error, Result};
 use crate::functions;
 use crate::memory::SharedMemory;
+use crate::planner;
 use crate::settings::Settings;
 use crate::show;
 use crate::sql::Request;
@@ -72,7 +74,7 @@ impl Sessions {
         runtime.register_object_store(url.as_ref(), tables.objects());
         let config = session_config(settings);
         let builder = SessionStateBuilder::new().with_config(config).with_default_features();
-        let state = functions::register(builder).build();
+        let state = planner::register(functions::register(builder), settings).build();
         Ok(Self {
             tables,
             state,
@@ -92,11 +94,14 @@ impl Sessions {
         self.runtime.disk_manager.used_disk_space()
     }
 
-    /// Plans a statement on snapshots taken now and starts it.
-    pub(crate) async fn execute(&self, request: &Request) -> Result<SendableRecordBatchStream> {
+    /// Plans a statement on snapshots taken `now` and starts it.
+    pub(crate) async fn execute(&self, request: &Request, now: Timestamp) -> Result<SendableRecordBatchStream> {
         let catalog =
             QueryCatalog::new(Arc::clone(&self.tables), self.url.clone(), Arc::clone(&self.footers), &request.database);
-        let state = self.state(request, &catalog)?;
+        let mut state = self.state(request, &catalog)?;
+        // `now()` is one time for the whole statement, by our clock.
+        state.mark_start_execution();
+        state.execution_props_mut().query_execution_start_time = timestamp_ns_to_datetime(now).map(|now| now.and_utc());
         match statement::parse(&request.sql)? {
             Statement::Show(show) => match show::answer(&show, &catalog, &request.database).await? {
                 show::Answer::Rows(batch) => Ok(rows(batch)),

@@ -236,7 +236,7 @@ impl Inner {
         schema_out: &mut Option<oneshot::Sender<Result<SchemaRef>>>,
         batches: &mpsc::Sender<Message>,
     ) -> Result<()> {
-        let mut stream: SendableRecordBatchStream = self.sessions.execute(request).await?;
+        let mut stream: SendableRecordBatchStream = self.sessions.execute(request, self.clock.now()).await?;
         if let Some(schema_out) = schema_out.take()
             && schema_out.send(Ok(stream.schema())).is_err()
         {

@@ -7,6 +7,16 @@ use std::path::Path;
 
 use crate::world::{World, rows, schema};
 
+/// Minutes around 1970: `a` has gaps, NULLs and the largest numbers, `b` one row in the middle, `c` only NULLs.
+const GAPS: &str = "
+a | 1,10,18446744073709551615 | -1800000000000
+a | 3,-,- | -300000000000
+a | -,20,18446744073709551614 | 600000000000
+a | 9,-5,0 | 1800000000000
+b | 100,-9223372036854775808,1 | 300000000000
+c | -,-,- | 0
+";
+
 fn world() -> World {
     let world = World::new();
     let cpu = schema("host:tag; usage:float; count:integer; up:boolean; note:string; bytes:unsigned");
@@ -24,6 +34,8 @@ fn world() -> World {
     world.create("db", "names", &schema("A:tag; a:float; my field:integer; é:string; 100%:float; x=y:integer"));
     world.run("db", "names", &rows("T | 1,2,text,3,4 | 5000000000"));
     world.create("db", "empty", &schema("host:tag; v:float"));
+    world.create("db", "gaps", &schema("host:tag; v:float; n:integer; u:unsigned"));
+    world.file("db", "gaps", &rows(GAPS), 4);
     world.create("other db", "t", &schema("v:float"));
     world.run("other db", "t", &rows(" | 1.5 | 0"));
     world
@@ -65,4 +77,9 @@ fn show_and_describe() {
 #[test]
 fn time_functions() {
     check("time");
+}
+
+#[test]
+fn gap_filling() {
+    check("gapfill");
 }
