@@ -140,6 +140,35 @@ fn past_its_memory_a_query_spills_or_ends() {
     assert_eq!(world.engine.spilled_bytes(), 0);
 }
 
+/// S1: what aggregates hold for each row counts as memory of their query.
+#[test]
+fn past_its_memory_an_aggregate_spills_or_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with(|settings| {
+        settings.query_each_memory_bytes_max = ByteSize::mib(8);
+        settings.query_spill_dir = Some(folder.path().to_owned());
+    });
+    let rows = |count: usize| {
+        format!(
+            "(SELECT value, value % 2000 AS k, to_timestamp_nanos(value * 1000000000) AS time FROM generate_series(1, {count}))"
+        )
+    };
+    for held in ["rate(value, time)", "integral(value, time)", "percentile(value, 0.5)", "mode(value)"] {
+        let error = world.ask("db", &format!("SELECT {held} FROM {}", rows(2_000_000))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Limit, "{held}: {error}");
+        assert!(error.to_string().contains("query_each_memory_bytes_max"), "{held}: {error}");
+    }
+    let small = format!("SELECT delta(value, time) AS d, irate(value, time) AS r FROM {}", rows(2_000_000));
+    assert_eq!(world.ask("db", &small).unwrap(), "d,r\n1999999.0,1.0\n");
+    let grouped = format!(
+        "SELECT count(*) AS n, min(i) AS low, max(i) AS high, sum(p) AS p FROM (SELECT k, increase(value, time) AS i, percentile(value, 0.5) AS p FROM {} GROUP BY k)",
+        rows(400_000)
+    );
+    assert_eq!(world.ask("db", &grouped).unwrap(), "n,low,high,p\n2000,398000.0,398000.0,400001000.0\n");
+    idle(&world);
+    assert_eq!(world.engine.spilled_bytes(), 0);
+}
+
 /// S1: rows that a query fills in are limited, before it starts where the range alone is too long.
 #[test]
 fn past_the_rows_to_fill_a_query_ends() {
