@@ -30,7 +30,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF, ScalarUDFImpl};
 
 pub(crate) use bucket::{Buckets, time_nanos};
 
-use crate::gapfill;
+use crate::{asof, gapfill};
 
 /// The plain function that the markers of gap filling become.
 pub(crate) fn time_bucket() -> impl ScalarUDFImpl {
@@ -42,6 +42,7 @@ pub(crate) fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder 
     let scalars = builder.scalar_functions().get_or_insert_default();
     scalars.push(Arc::new(ScalarUDF::from(time_bucket::TimeBucket::default())));
     scalars.extend(gapfill::markers().into_iter().map(Arc::new));
+    scalars.push(Arc::new(asof::marker()));
     let aggregates = builder.aggregate_functions().get_or_insert_default();
     aggregates.push(Arc::new(AggregateUDF::from(first_last::ByTime::first())));
     aggregates.push(Arc::new(AggregateUDF::from(first_last::ByTime::last())));

@@ -3,6 +3,7 @@
 //! [`SqlEngine`] admits a statement, takes one snapshot of each table that it names (Q1), plans it with DataFusion over
 //! `scan` and streams its rows; `encode` turns them into JSON, CSV, Parquet or text.
 
+mod asof;
 mod calendar;
 mod catalog;
 pub mod encode;

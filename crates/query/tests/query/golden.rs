@@ -66,6 +66,32 @@ inf,torn | 10 | 0
 1,null | - | 0
 ";
 
+/// Seconds on both sides of 1970: `a` with rows between, at and around its quotes, `b` before all of its quotes, `c` without
+/// any, and one trade of nobody.
+const TRADES: &str = "
+a | 1 | -20
+a | 2 | -10
+a | 3 | 0
+a | 4 | 5
+a | 5 | 10
+a | 6 | 99
+b | 7 | -5
+b | 8 | 6
+c | 9 | 0
+- | 10 | 0
+";
+
+const QUOTES: &str = "
+a | 1.1,x | -10
+a | 1.2,y | 0
+a | -,z | 7
+a | 1.4,x | 10
+b | 2.1,x | 5
+b | 2.2,y | 50
+d | 3.1,x | 0
+- | 4.1,x | 0
+";
+
 /// Rows whose times are in seconds.
 fn seconds(text: &str) -> Rows {
     rows(text).into_iter().map(|((tags, time), fields)| ((tags, time * 1_000_000_000), fields)).collect()
@@ -99,6 +125,10 @@ fn world() -> World {
     }
     world.create("db", "latency", &schema("le:tag; job:tag; count:float"));
     world.file("db", "latency", &seconds(LATENCY), 3);
+    world.create("db", "trades", &schema("sym:tag; price:float"));
+    world.file("db", "trades", &seconds(TRADES), 2);
+    world.create("db", "quotes", &schema("sym:tag; bid:float; venue:string"));
+    world.file("db", "quotes", &seconds(QUOTES), 3);
     world.create("other db", "t", &schema("v:float"));
     world.run("other db", "t", &rows(" | 1.5 | 0"));
     world
@@ -160,4 +190,9 @@ fn percentiles_modes_and_histograms() {
 #[test]
 fn windows() {
     check("windows");
+}
+
+#[test]
+fn asof_joins() {
+    check("asof");
 }
