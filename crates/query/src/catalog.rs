@@ -14,8 +14,8 @@ use tokio::sync::OnceCell;
 use weir_base::Kind;
 use weir_engine::read::{ReadSnapshot, Tables, logical_schema};
 
-use crate::as_of;
 use crate::error::{Error, from_engine};
+use crate::past;
 use crate::scan::{Files, SnapshotTable, StoredColumns};
 
 /// The one catalog; databases are its schemas.
@@ -134,7 +134,7 @@ impl QueryCatalog {
 
     /// What is visible of a table now, or was at the moment that its name carries.
     async fn read(&self, database: &str, name: &str) -> Result<Option<ReadSnapshot>, Error> {
-        let (table, at) = as_of::decoded(name);
+        let (table, at) = past::decoded(name);
         let Some(at) = at else {
             return self.shared.tables.snapshot(database, table).await.map_err(from_engine);
         };

@@ -3,14 +3,17 @@
 //! [`SqlEngine`] admits a statement, takes one snapshot of each table that it names (Q1), plans it with DataFusion over
 //! `scan` and streams its rows; `encode` turns them into JSON, CSV, Parquet or text.
 
-mod as_of;
+mod asof;
 mod calendar;
 mod catalog;
 pub mod change;
 pub mod encode;
 mod error;
 mod functions;
+mod gapfill;
 mod memory;
+mod past;
+mod planner;
 mod predicate;
 mod running;
 mod scan;

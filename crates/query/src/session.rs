@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::temporal_conversions::timestamp_ns_to_datetime;
 use datafusion::common::{ParamValues, TableReference};
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::cache::cache_manager::{CacheManagerConfig, FileMetadataCache};
@@ -18,7 +19,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SQLOptions, SessionConfig};
 use datafusion::sql::parser::Statement as Parsed;
 use futures::{StreamExt, stream};
-use weir_base::Kind;
+use weir_base::{Kind, Timestamp};
 use weir_engine::operations::FilterOf;
 use weir_engine::read::Tables;
 
@@ -26,6 +27,7 @@ use crate::catalog::{CATALOG, QueryCatalog};
 use crate::error::{Error, Result};
 use crate::functions;
 use crate::memory::SharedMemory;
+use crate::planner;
 use crate::predicate;
 use crate::settings::Settings;
 use crate::show;
@@ -74,7 +76,7 @@ impl Sessions {
         runtime.register_object_store(url.as_ref(), tables.objects());
         let config = session_config(settings);
         let builder = SessionStateBuilder::new().with_config(config).with_default_features();
-        let state = functions::register(builder).build();
+        let state = planner::register(functions::register(builder), settings).build();
         Ok(Self {
             tables,
             state,
@@ -99,11 +101,18 @@ impl Sessions {
         predicate::filters(self.state.clone())
     }
 
-    /// Plans a statement on snapshots taken now and starts it. Also says which versions of the past it reads.
-    pub(crate) async fn execute(&self, request: &Request) -> Result<(SendableRecordBatchStream, Vec<String>)> {
+    /// Plans a statement on snapshots taken `now` and starts it. Also says which versions of the past it reads.
+    pub(crate) async fn execute(
+        &self,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<(SendableRecordBatchStream, Vec<String>)> {
         let catalog =
             QueryCatalog::new(Arc::clone(&self.tables), self.url.clone(), Arc::clone(&self.footers), &request.database);
-        let state = self.state(request, &catalog)?;
+        let mut state = self.state(request, &catalog)?;
+        // `now()` is one time for the whole statement, by our clock.
+        state.mark_start_execution();
+        state.execution_props_mut().query_execution_start_time = timestamp_ns_to_datetime(now).map(|now| now.and_utc());
         let stream = match statement::parse(&request.sql)? {
             Statement::Show(show) => match show::answer(&show, &catalog, &request.database).await? {
                 show::Answer::Rows(batch) => rows(batch),

@@ -28,6 +28,8 @@ pub struct Settings {
     pub query_deadline: Duration,
     /// Memory for footers of Parquet files.
     pub query_footer_bytes_max: ByteSize,
+    /// Rows that one query may fill into the gaps of its buckets.
+    pub query_gapfill_rows_max: u64,
 }
 
 impl Settings {
@@ -45,6 +47,7 @@ impl Settings {
             query_wait: Duration::from_secs(5),
             query_deadline: Duration::from_secs(300),
             query_footer_bytes_max: ByteSize::mib(64),
+            query_gapfill_rows_max: 100_000_000,
         }
     }
 }

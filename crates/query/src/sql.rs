@@ -250,7 +250,8 @@ impl Inner {
         schema_out: &mut Option<oneshot::Sender<Result<Started>>>,
         batches: &mpsc::Sender<Message>,
     ) -> Result<()> {
-        let (mut stream, notes): (SendableRecordBatchStream, _) = self.sessions.execute(request).await?;
+        let (mut stream, notes): (SendableRecordBatchStream, _) =
+            self.sessions.execute(request, self.clock.now()).await?;
         if let Some(schema_out) = schema_out.take()
             && schema_out.send(Ok((stream.schema(), notes))).is_err()
         {

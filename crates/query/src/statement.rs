@@ -8,8 +8,9 @@ use datafusion::sql::sqlparser::ast::Statement as Sql;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
-use crate::as_of;
+use crate::asof;
 use crate::error::{Error, Result};
+use crate::past;
 
 /// How deep a statement may nest.
 pub(crate) const NESTING_MAX: usize = 100;
@@ -57,13 +58,14 @@ pub(crate) fn parse(sql: &str) -> Result<Statement> {
     if let Some(show) = parse_show(sql)? {
         return Ok(Statement::Show(show));
     }
-    let sql = as_of::rewrite(sql)?;
+    let sql = past::rewrite(sql)?;
     let mut parser = DFParserBuilder::new(&*sql).with_recursion_limit(NESTING_MAX).build()?;
     let mut parsed = parser.parse_statements()?;
-    let (Some(statement), None) = (parsed.pop_front(), parsed.pop_front()) else {
+    let (Some(mut statement), None) = (parsed.pop_front(), parsed.pop_front()) else {
         return Err(Error::invalid("a request holds exactly one statement"));
     };
     check_reads(&statement)?;
+    rewrite_joins(&mut statement)?;
     Ok(Statement::Query(Box::new(statement)))
 }
 
@@ -75,6 +77,15 @@ fn check_reads(statement: &Parsed) -> Result<()> {
             other => Err(refused(&other.to_string())),
         },
         other => Err(refused(&other.to_string())),
+    }
+}
+
+/// DataFusion plans no ASOF JOIN, so that its words are replaced before.
+fn rewrite_joins(statement: &mut Parsed) -> Result<()> {
+    match statement {
+        Parsed::Explain(explain) => rewrite_joins(&mut explain.statement),
+        Parsed::Statement(sql) => asof::rewrite(sql),
+        _ => Ok(()),
     }
 }
 

@@ -140,6 +140,69 @@ fn past_its_memory_a_query_spills_or_ends() {
     assert_eq!(world.engine.spilled_bytes(), 0);
 }
 
+/// S1: what aggregates hold for each row counts as memory of their query.
+#[test]
+fn past_its_memory_an_aggregate_spills_or_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with(|settings| {
+        settings.query_each_memory_bytes_max = ByteSize::mib(8);
+        settings.query_spill_dir = Some(folder.path().to_owned());
+    });
+    let rows = |count: usize| {
+        format!(
+            "(SELECT value, value % 2000 AS k, to_timestamp_nanos(value * 1000000000) AS time FROM generate_series(1, {count}))"
+        )
+    };
+    for held in ["rate(value, time)", "integral(value, time)", "percentile(value, 0.5)", "mode(value)"] {
+        let error = world.ask("db", &format!("SELECT {held} FROM {}", rows(2_000_000))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Limit, "{held}: {error}");
+        assert!(error.to_string().contains("query_each_memory_bytes_max"), "{held}: {error}");
+    }
+    let small = format!("SELECT delta(value, time) AS d, irate(value, time) AS r FROM {}", rows(2_000_000));
+    assert_eq!(world.ask("db", &small).unwrap(), "d,r\n1999999.0,1.0\n");
+    let grouped = format!(
+        "SELECT count(*) AS n, min(i) AS low, max(i) AS high, sum(p) AS p FROM (SELECT k, increase(value, time) AS i, percentile(value, 0.5) AS p FROM {} GROUP BY k)",
+        rows(400_000)
+    );
+    assert_eq!(world.ask("db", &grouped).unwrap(), "n,low,high,p\n2000,398000.0,398000.0,400001000.0\n");
+    idle(&world);
+    assert_eq!(world.engine.spilled_bytes(), 0);
+}
+
+/// S1: rows that a query fills in are limited, before it starts where the range alone is too long.
+#[test]
+fn past_the_rows_to_fill_a_query_ends() {
+    let world = World::with(|settings| settings.query_gapfill_rows_max = 1000);
+    world.create("db", "m", &schema("host:tag; v:integer"));
+    world.run("db", "m", &rows("a | 1 | 1000\nb | 2 | 2000"));
+    let filled = |minutes: usize| {
+        let end = format!("1970-01-01T{:02}:{:02}:00", minutes / 60, minutes % 60);
+        world.ask("db", &format!(
+            "SELECT count(*) AS n FROM (SELECT date_bin_gapfill('1 minute', time) AS t, host FROM m WHERE time >= '1970-01-01' AND time < '{end}' GROUP BY t, host)"
+        ))
+    };
+    assert_eq!(filled(501).unwrap(), "n\n1002\n");
+    for minutes in [502, 1001] {
+        let error = filled(minutes).unwrap_err();
+        assert_eq!(error.kind(), Kind::Limit);
+        assert!(error.to_string().contains("query_gapfill_rows_max"), "{error}");
+    }
+    idle(&world);
+}
+
+/// Q1: a filling that nobody could wait for is stopped like any other query.
+#[test]
+fn a_filling_is_stopped_at_its_deadline() {
+    let world = World::new();
+    world.create("db", "m", &schema("host:tag; v:integer"));
+    world.run("db", "m", &rows("a | 1 | 1000\nb | 2 | 2000"));
+    let sql = "SELECT count(*), sum(x) FROM (SELECT date_bin_gapfill('1 second', time) AS t, host, interpolate(avg(v)) AS x FROM m WHERE time >= '1970-01-01' AND time < '1971-01-01' GROUP BY t, host)";
+    let asked = Request { deadline: Some(Duration::from_millis(500)), ..request(sql) };
+    let error = world.request(asked, Encoding::Json).unwrap_err();
+    assert!(error.to_string().contains("query_deadline"), "{error}");
+    idle(&world);
+}
+
 #[test]
 fn parameters_are_values_never_text() {
     let world = World::new();
@@ -154,6 +217,11 @@ fn parameters_are_values_never_text() {
     let both = vec![("2", host), ("1", ScalarValue::Int64(Some(1)))];
     assert_eq!(ask("SELECT v FROM m WHERE v > $1 AND host = $2", both).unwrap(), "v\n2\n");
     assert!(ask("SELECT v FROM m WHERE host = $host", vec![]).is_err());
+    let time = |nanos| ScalarValue::TimestampNanosecond(Some(nanos), None);
+    let width = ScalarValue::Utf8(Some("1 second".to_owned()));
+    let filled = "SELECT date_bin_gapfill($width, time) AS t, count(*) AS n FROM m WHERE time >= $from AND time < $to GROUP BY t ORDER BY t";
+    let range = vec![("width", width), ("from", time(0)), ("to", time(2_000_000_000))];
+    assert_eq!(ask(filled, range).unwrap(), "t,n\n1970-01-01T00:00:00,2\n1970-01-01T00:00:01,0\n");
 }
 
 #[test]

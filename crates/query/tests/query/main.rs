@@ -1,6 +1,7 @@
 //! SQL on made-up snapshots: Parquet files in a store in memory and runs of a buffer, in any overlap.
 
 mod dedup;
+mod duckdb;
 mod golden;
 mod limits;
 mod oracle;

@@ -83,3 +83,38 @@ fn an_explained_analysis_shows_what_was_read() {
         assert!(answer.contains(word), "{word} is missing in {answer}");
     }
 }
+
+/// What is asked of one side of an ASOF join, or of the series that are filled, is asked before anything is read.
+#[test]
+fn filters_sink_below_asof_joins_and_fillings() {
+    let world = World::new();
+    for table in ["m", "n"] {
+        world.create("db", table, &schema("host:tag; v:float; other:float"));
+        world.file("db", table, &rows("a | 1,1 | 0\nb | 2,2 | 3600000000000"), 3);
+    }
+    let joined = "SELECT m.v FROM m ASOF JOIN n MATCH_CONDITION (m.time >= n.time) ON m.host = n.host WHERE m.host = 'a' AND m.time >= '1970-01-01' AND n.v > 1";
+    let filled = "SELECT t, v FROM (SELECT date_bin_gapfill('1 hour', time) AS t, host, locf(avg(v)) AS v FROM m WHERE time >= '1970-01-01' AND time < '1970-01-02' GROUP BY t, host) WHERE host = 'a' AND v > 1";
+    for (sql, lines) in [
+        (
+            joined,
+            [
+                "AsofJoin: m.time >= n.time, m.host = n.host",
+                "TableScan: m projection=[time, host, v], partial_filters=[m.host = Utf8View(\"\"a\"\"), m.time >=",
+                "TableScan: n projection=[time, host, v], partial_filters=[n.host = Utf8View(\"\"a\"\")]",
+            ],
+        ),
+        (
+            filled,
+            [
+                "GapFill: bucket=date_bin_gapfill(Utf8(\"\"1 hour\"\"),m.time), buckets=24",
+                "Filter: locf(avg(m.v)) > Float64(1)",
+                "m.host = Utf8View(\"\"a\"\")]",
+            ],
+        ),
+    ] {
+        let plan = world.ask("db", &format!("EXPLAIN {sql}")).unwrap();
+        for line in lines {
+            assert!(plan.contains(line), "{line}\n{plan}");
+        }
+    }
+}

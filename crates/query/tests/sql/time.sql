@@ -8,3 +8,4 @@ SELECT time_bucket('0 hours', time) FROM cpu;
 SELECT host, first(usage, time), last(usage, time), last(count, time) FROM cpu GROUP BY host ORDER BY host;
 SELECT last(usage, time) AS newest FROM cpu WHERE host = 'b';
 SELECT last(v, time) FROM empty;
+SELECT now() > '2024-01-01' AS later, now() = now() AS same, count(*) FROM cpu WHERE time > now() - INTERVAL '1 hour';

@@ -1,0 +1,17 @@
+SELECT host, time, c, moving_average(c, 2) OVER (PARTITION BY host ORDER BY time) AS of_two, moving_average(c, 3) OVER (PARTITION BY host ORDER BY time) AS of_three, ewma(c, 0.5) OVER (PARTITION BY host ORDER BY time) AS half FROM counters WHERE host IN ('a', 'b', 'o', 'z') ORDER BY host, time;
+SELECT host, time, g, moving_average(g, 2) OVER (PARTITION BY host ORDER BY time) AS of_two, ewma(g, 1) OVER (PARTITION BY host ORDER BY time) AS same, ewma(g, 0.25) OVER (PARTITION BY host ORDER BY time) AS quarter FROM counters WHERE host IN ('i', 'n') ORDER BY host, time;
+SELECT value, moving_average(value, 4) OVER (ORDER BY value DESC) AS back FROM generate_series(1, 6) ORDER BY value;
+SELECT time, c, increase(c, time) OVER w AS increase, rate(c, time) OVER w AS rate, irate(c, time) OVER w AS irate, delta(c, time) OVER w AS delta, integral(c, time) OVER w AS integral FROM counters WHERE host = 'a' WINDOW w AS (ORDER BY time) ORDER BY time;
+SELECT host, time, c, derivative(c, time) OVER w AS derivative, delta(c, time) OVER w AS delta, rate(c, time) OVER w AS rate FROM counters WHERE host IN ('a', 'd', 'b') WINDOW w AS (PARTITION BY host ORDER BY time ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) ORDER BY host, time;
+SELECT time, increase(c, time) OVER (ORDER BY time RANGE BETWEEN INTERVAL '20 seconds' PRECEDING AND CURRENT ROW) AS last_20_s, delta(c, time) OVER (ORDER BY time ROWS BETWEEN 1 FOLLOWING AND 2 FOLLOWING) AS ahead, integral(c, time) OVER (ORDER BY time DESC) AS back FROM counters WHERE host = 'a' ORDER BY time;
+SELECT host, time, rate(c, time) OVER (ORDER BY time, host ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) AS of_both FROM counters WHERE host IN ('a', 'd') ORDER BY time, host;
+SELECT time, percentile(c, 0.5) OVER (ORDER BY time) AS median, mode(c) OVER (ORDER BY time) AS mode, selector_max(c, time) OVER (ORDER BY time) AS max FROM counters WHERE host = 'a' ORDER BY time;
+SELECT moving_average(c, 0) OVER (ORDER BY time) FROM counters;
+SELECT moving_average(c, 1.5) OVER (ORDER BY time) FROM counters;
+SELECT moving_average(c, 1000001) OVER (ORDER BY time) FROM counters;
+SELECT moving_average(c, g) OVER (ORDER BY time) FROM counters;
+SELECT moving_average(s, 2) OVER (ORDER BY time) FROM counters;
+SELECT moving_average(c) OVER (ORDER BY time) FROM counters;
+SELECT ewma(c, 0) OVER (ORDER BY time) FROM counters;
+SELECT ewma(c, 2) OVER (ORDER BY time) FROM counters;
+SELECT ewma(c, 'x') OVER (ORDER BY time) FROM counters;
