@@ -16,6 +16,7 @@ mod past;
 mod planner;
 mod predicate;
 mod running;
+mod runs;
 mod scan;
 mod session;
 mod settings;

@@ -15,6 +15,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use crate::asof::{AsofJoin, AsofJoinExec, AsofRule};
 use crate::gapfill::{GapFill, GapFillExec, GapFillRule};
+use crate::runs::RunsRule;
 use crate::settings::Settings;
 
 /// Adds the rules and the planner to a session. Our rules come first: they read plans as they were written.
@@ -23,7 +24,10 @@ pub(crate) fn register(builder: SessionStateBuilder, settings: &Settings) -> Ses
     let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> =
         vec![Arc::new(AsofRule), Arc::new(GapFillRule { rows_max })];
     rules.extend(Optimizer::new().rules);
-    builder.with_optimizer_rules(rules).with_query_planner(Arc::new(Planner { rows_max }))
+    builder
+        .with_optimizer_rules(rules)
+        .with_physical_optimizer_rule(Arc::new(RunsRule))
+        .with_query_planner(Arc::new(Planner { rows_max }))
 }
 
 #[derive(Debug, Clone)]

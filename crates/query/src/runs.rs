@@ -1,0 +1,260 @@
+//! Partial aggregation of rows whose groups come side by side, as those of files sorted by series and time mostly do.
+//!
+//! DataFusion's partial aggregation finds the group of each row by hashing and adds to it there: one dependent access to memory for each
+//! value. Rows of one host and hour lie next to each other, so it is enough to find where the group changes, and to add up what lies
+//! between, which the processor does many values at a time. [`RunsRule`] puts a [`RunsExec`] in the place of a partial aggregation
+//! that allows it; the final one above it merges runs of the same group, wherever they come from, as it merges partitions. Nothing is kept between
+//! batches. Where runs turn out to be short, the rest of the input goes through the aggregation that was there before.
+
+mod states;
+
+use std::fmt::Formatter;
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::{partition, take};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::coop::cooperative;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties};
+use futures::StreamExt;
+
+use states::State;
+
+/// Rows of a run, in the mean over a batch, below which runs do not pay.
+const RUN_ROWS_MIN: usize = 8;
+
+/// Puts [`RunsExec`] where it can be.
+#[derive(Debug)]
+pub(crate) struct RunsRule;
+
+impl PhysicalOptimizerRule for RunsRule {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let replace = |node: Arc<dyn ExecutionPlan>| {
+            let runs = node.downcast_ref::<AggregateExec>().map(RunsExec::of).transpose()?.flatten();
+            Ok(runs.map_or_else(|| Transformed::no(node), |runs| Transformed::yes(Arc::new(runs) as _)))
+        };
+        plan.transform_up(replace).data()
+    }
+
+    fn name(&self) -> &'static str {
+        "runs"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// A partial aggregation by runs.
+#[derive(Debug, Clone)]
+struct RunsExec {
+    /// What it stands for, and what goes on where runs are short.
+    aggregate: AggregateExec,
+    states: Vec<State>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl RunsExec {
+    /// In the place of `aggregate`; `None` where that is of another kind.
+    fn of(aggregate: &AggregateExec) -> Result<Option<Self>> {
+        let groups = aggregate.group_expr();
+        let plain = *aggregate.mode() == AggregateMode::Partial
+            && groups.is_single()
+            && !groups.expr().is_empty()
+            && !groups.has_grouping_set()
+            && aggregate.limit_options().is_none()
+            && aggregate.dynamic_expressions_produced().is_empty()
+            && *aggregate.input_order_mode() == InputOrderMode::Linear
+            && aggregate.filter_expr().iter().all(Option::is_none);
+        if !plain {
+            return Ok(None);
+        }
+        let states: Option<Vec<State>> = aggregate.aggr_expr().iter().map(|one| State::of(one)).collect();
+        let metrics = ExecutionPlanMetricsSet::new();
+        Ok(states.map(|states| Self { aggregate: aggregate.clone(), states, metrics }))
+    }
+
+    /// The states of the runs of a batch; `None` where they are short, or cannot be told.
+    fn runs(&self, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
+        let rows = batch.num_rows();
+        let evaluate = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(batch)?.into_array(rows);
+        let groups: Vec<ArrayRef> =
+            self.aggregate.group_expr().expr().iter().map(|(expr, _)| evaluate(expr)).collect::<Result<_>>()?;
+        let ranges = partition(&groups)?.ranges();
+        if ranges.len() * RUN_ROWS_MIN > rows {
+            return Ok(None);
+        }
+        let starts = UInt32Array::from_iter_values(ranges.iter().map(|range| range.start as u32));
+        let mut columns = groups.iter().map(|group| take(group, &starts, None)).collect::<Result<Vec<_>, _>>()?;
+        for state in &self.states {
+            if !state.of_runs(batch, &ranges, &mut columns)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(RecordBatch::try_new(self.schema(), columns)?))
+    }
+
+    /// The aggregation that was there before, over what is left of the input.
+    fn rest(
+        &self,
+        first: RecordBatch,
+        input: SendableRecordBatchStream,
+        context: &Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let schema = input.schema();
+        let rest = futures::stream::iter([Ok(first)]).chain(input);
+        let stream: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rest));
+        let properties = Arc::clone(self.aggregate.input().properties());
+        let input = Arc::new(Rest { schema, properties, stream: Mutex::new(Some(stream)) });
+        replaced(&self.aggregate, vec![input])?.execute(0, Arc::clone(context))
+    }
+}
+
+fn replaced(aggregate: &AggregateExec, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Arc::new(aggregate.clone()).replace_children(children, options)
+}
+
+/// How far one partition has come.
+enum Stage {
+    Runs(SendableRecordBatchStream),
+    Rest(SendableRecordBatchStream),
+}
+
+impl DisplayAs for RunsExec {
+    fn fmt_as(&self, form: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RunsExec: ")?;
+        self.aggregate.fmt_as(form, f)
+    }
+}
+
+impl ExecutionPlan for RunsExec {
+    fn name(&self) -> &'static str {
+        "RunsExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.aggregate.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![self.aggregate.input()]
+    }
+
+    fn apply_expressions(
+        &self,
+        each: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        self.aggregate.apply_expressions(each)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let aggregate = replaced(&self.aggregate, children)?;
+        let runs = aggregate.downcast_ref::<AggregateExec>().map(Self::of).transpose()?.flatten();
+        Ok(runs.map_or(aggregate, |runs| Arc::new(runs)))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let input = self.aggregate.input().execute(partition, Arc::clone(&context))?;
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let state = (self.clone(), Stage::Runs(input), metrics);
+        let batches = futures::stream::try_unfold(state, move |(runs, stage, metrics)| {
+            let context = Arc::clone(&context);
+            async move {
+                let mut stage = stage;
+                loop {
+                    let mut input = match stage {
+                        Stage::Runs(input) => input,
+                        Stage::Rest(mut rest) => {
+                            let batch = rest.next().await.transpose()?;
+                            return Ok(
+                                batch.map(|batch| (batch.record_output(&metrics), (runs, Stage::Rest(rest), metrics)))
+                            );
+                        }
+                    };
+                    let Some(batch) = input.next().await.transpose()? else { return Ok(None) };
+                    if batch.num_rows() == 0 {
+                        stage = Stage::Runs(input);
+                        continue;
+                    }
+                    let timer = metrics.elapsed_compute().timer();
+                    let found = runs.runs(&batch)?;
+                    timer.done();
+                    match found {
+                        Some(states) => {
+                            return Ok(Some((states.record_output(&metrics), (runs, Stage::Runs(input), metrics))));
+                        }
+                        None => stage = Stage::Rest(runs.rest(batch, input, &context)?),
+                    }
+                }
+            }
+        });
+        Ok(Box::pin(cooperative(RecordBatchStreamAdapter::new(self.schema(), Box::pin(batches)))))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+/// A stream that has begun, as the input of a plan; it can be executed once.
+struct Rest {
+    schema: SchemaRef,
+    properties: Arc<PlanProperties>,
+    stream: Mutex<Option<SendableRecordBatchStream>>,
+}
+
+impl std::fmt::Debug for Rest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rest").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+impl DisplayAs for Rest {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rest")
+    }
+}
+
+impl ExecutionPlan for Rest {
+    fn name(&self) -> &'static str {
+        "Rest"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let stream = self.stream.lock().expect("no holder of this lock panics").take();
+        stream.map_or_else(|| internal_err!("the rest of a stream is read twice"), Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests;
