@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::read::{ReadSnapshot, Tables};
 use crate::recover;
-use crate::store::{Store, StoreEnv, StoreOptions};
+use crate::store::{RemoteStats, Store, StoreEnv, StoreOptions};
 use crate::table::TableState;
 
 /// The seams that an engine works through.
@@ -133,6 +133,8 @@ pub struct Stats {
     pub series: u64,
     /// Tables loaded.
     pub tables: u64,
+    /// How the calls to an object store went; absent for a folder.
+    pub store: Option<RemoteStats>,
 }
 
 /// Loaded tables by database and name.
@@ -300,6 +302,7 @@ impl Engine {
             wal_bytes_max: shared.config.wal_bytes_max.bytes(),
             series: shared.series_limit.used(),
             tables: shared.tables.len() as u64,
+            store: shared.store.remote_stats(),
         }
     }
 }
@@ -409,8 +412,8 @@ async fn open_store(config: &Config, env: &Env) -> Result<Store> {
     let options = StoreOptions {
         shared,
         provider: config.store_options.iter().cloned().collect(),
+        limits: config.store_limits.clone(),
         retention: config.undo_window,
-        ..StoreOptions::default()
     };
     let seams = StoreEnv { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock), random: Arc::clone(&env.random) };
     Store::open(&location, &options, seams).await
