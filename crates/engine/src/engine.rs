@@ -18,6 +18,9 @@ use crate::recover;
 use crate::store::{RemoteStats, Store, StoreEnv, StoreOptions};
 use crate::table::TableState;
 
+/// Segments that a full log has at least.
+const WAL_SEGMENTS_MIN: u64 = 8;
+
 /// The seams that an engine works through.
 #[derive(Debug, Clone)]
 pub struct Env {
@@ -392,8 +395,15 @@ fn prepare_folder(config: &Config, env: &Env) -> Result<FileLock> {
 
 fn open_journal(config: &Config, env: &Env, wal: &std::path::Path) -> Result<(Journal, Option<String>)> {
     let journal_env = weir_journal::Env { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock) };
-    let options =
-        weir_journal::Options { codec: weir_journal::Codec::Lz4, lock_wait: Duration::ZERO, ..Default::default() };
+    let defaults = weir_journal::Options::default();
+    // Only whole segments are trimmed: one as large as the log may be would never make room.
+    let segment_bytes_max = defaults.segment_bytes_max.min(config.wal_bytes_max.bytes().div_ceil(WAL_SEGMENTS_MIN));
+    let options = weir_journal::Options {
+        codec: weir_journal::Codec::Lz4,
+        lock_wait: Duration::ZERO,
+        segment_bytes_max,
+        ..defaults
+    };
     let (journal, recovery) = Journal::open(journal_env, wal, &config.owner, options).map_err(|error| {
         let kind = error.kind();
         Error::wrap(kind, "cannot open the write-ahead log ('weir doctor' says what can be saved)", error)
