@@ -13,8 +13,12 @@
 
 mod clock;
 mod disk;
+mod objects;
+mod proxy;
 mod random;
 
 pub use clock::Clock;
 pub use disk::{Disk, Fault};
+pub use objects::{ObjectServer, Protocol};
+pub use proxy::{Proxy, ProxyFault};
 pub use random::Seeded;

@@ -108,6 +108,13 @@ struct RawLimits {
 #[serde(default)]
 struct RawEngine {
     store: Option<String>,
+    store_connect_timeout_ms: Option<u64>,
+    store_request_timeout_ms: Option<u64>,
+    store_transfer_timeout_ms: Option<u64>,
+    store_tries: Option<usize>,
+    store_retry_budget: Option<u32>,
+    store_breaker_failures: Option<u32>,
+    store_breaker_open_ms: Option<u64>,
     buffer_bytes_max: Option<ByteSize>,
     flush_bytes: Option<ByteSize>,
     flush_bytes_min: Option<ByteSize>,
@@ -198,6 +205,7 @@ impl Config {
         if let Some(store) = &open.store {
             config.engine.store = Some(store.clone());
         }
+        config.engine.store_options.splice(..0, store_environment());
         Ok(config)
     }
 
@@ -294,6 +302,7 @@ impl Config {
             };
             engine.store_options.push((name, text));
         }
+        set_store(&mut engine.store_limits, raw)?;
         set(&mut engine.buffer_bytes_max, "engine.buffer_bytes_max", raw.buffer_bytes_max, |n| n)?;
         set(&mut engine.flush_bytes, "engine.flush_bytes", raw.flush_bytes, |n| n)?;
         set(&mut engine.flush_bytes_min, "engine.flush_bytes_min", raw.flush_bytes_min, |n| n)?;
@@ -332,6 +341,27 @@ fn retention(name: &str, age: &str) -> Result<Retention> {
         None => (name, None),
     };
     Ok(Retention { database: database.to_owned(), table, age: Duration::from_secs(count.saturating_mul(unit)) })
+}
+
+fn set_store(limits: &mut weir_engine::store::RemoteLimits, raw: &RawEngine) -> Result<()> {
+    let millis = Duration::from_millis;
+    set(&mut limits.connect_timeout, "engine.store_connect_timeout_ms", raw.store_connect_timeout_ms, millis)?;
+    set(&mut limits.request_timeout, "engine.store_request_timeout_ms", raw.store_request_timeout_ms, millis)?;
+    set(&mut limits.transfer_timeout, "engine.store_transfer_timeout_ms", raw.store_transfer_timeout_ms, millis)?;
+    set(&mut limits.tries, "engine.store_tries", raw.store_tries, |n| n)?;
+    set(&mut limits.retry_budget, "engine.store_retry_budget", raw.store_retry_budget, |n| n)?;
+    set(&mut limits.breaker_failures, "engine.store_breaker_failures", raw.store_breaker_failures, |n| n)?;
+    set(&mut limits.breaker_open, "engine.store_breaker_open_ms", raw.store_breaker_open_ms, millis)
+}
+
+/// Settings of object stores in the environment, such as `AWS_ACCESS_KEY_ID`; those of the file, which come later, win.
+fn store_environment() -> Vec<(String, String)> {
+    const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
+    let ours =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    ours.filter(|(name, _)| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value))
+        .collect()
 }
 
 /// `HOST:PORT` as an address; a name must resolve.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use weir_base::ByteSize;
 
+use crate::store::RemoteLimits;
+
 /// How an engine works and within which limits (S1). Every field has the name of its setting.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -14,6 +16,8 @@ pub struct Config {
     pub store: Option<String>,
     /// Settings of the object store, by the names that `object_store` gives them.
     pub store_options: Vec<(String, String)>,
+    /// Bounds of calls to an object store; the settings are these names after `store_`.
+    pub store_limits: RemoteLimits,
     /// Who holds the folder, for the message to the next who wants it.
     pub owner: String,
     /// Rows not yet in files, all tables together.
@@ -63,6 +67,7 @@ impl Config {
             data: data.into(),
             store: None,
             store_options: Vec::new(),
+            store_limits: RemoteLimits::default(),
             owner: "weir".to_owned(),
             buffer_bytes_max: ByteSize::new(memory_of_machine() / 4),
             flush_bytes: ByteSize::mib(64),

@@ -16,8 +16,11 @@ use crate::memory::Memory;
 use crate::past::{At, Past};
 use crate::read::{ReadSnapshot, Tables};
 use crate::recover;
-use crate::store::{Store, StoreEnv, StoreOptions};
+use crate::store::{RemoteStats, Store, StoreEnv, StoreOptions};
 use crate::table::TableState;
+
+/// Segments that a full log has at least.
+const WAL_SEGMENTS_MIN: u64 = 8;
 
 /// The seams that an engine works through.
 #[derive(Debug, Clone)]
@@ -134,6 +137,8 @@ pub struct Stats {
     pub series: u64,
     /// Tables loaded.
     pub tables: u64,
+    /// How the calls to an object store went; absent for a folder.
+    pub store: Option<RemoteStats>,
 }
 
 /// Loaded tables by database and name.
@@ -301,6 +306,7 @@ impl Engine {
             wal_bytes_max: shared.config.wal_bytes_max.bytes(),
             series: shared.series_limit.used(),
             tables: shared.tables.len() as u64,
+            store: shared.store.remote_stats(),
         }
     }
 }
@@ -394,8 +400,15 @@ fn prepare_folder(config: &Config, env: &Env) -> Result<FileLock> {
 
 fn open_journal(config: &Config, env: &Env, wal: &std::path::Path) -> Result<(Journal, Option<String>)> {
     let journal_env = weir_journal::Env { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock) };
-    let options =
-        weir_journal::Options { codec: weir_journal::Codec::Lz4, lock_wait: Duration::ZERO, ..Default::default() };
+    let defaults = weir_journal::Options::default();
+    // Only whole segments are trimmed: one as large as the log may be would never make room.
+    let segment_bytes_max = defaults.segment_bytes_max.min(config.wal_bytes_max.bytes().div_ceil(WAL_SEGMENTS_MIN));
+    let options = weir_journal::Options {
+        codec: weir_journal::Codec::Lz4,
+        lock_wait: Duration::ZERO,
+        segment_bytes_max,
+        ..defaults
+    };
     let (journal, recovery) = Journal::open(journal_env, wal, &config.owner, options).map_err(|error| {
         let kind = error.kind();
         Error::wrap(kind, "cannot open the write-ahead log ('weir doctor' says what can be saved)", error)
@@ -414,8 +427,8 @@ async fn open_store(config: &Config, env: &Env) -> Result<Store> {
     let options = StoreOptions {
         shared,
         provider: config.store_options.iter().cloned().collect(),
+        limits: config.store_limits.clone(),
         retention: config.undo_window,
-        ..StoreOptions::default()
     };
     let seams = StoreEnv { fs: Arc::clone(&env.fs), clock: Arc::clone(&env.clock), random: Arc::clone(&env.random) };
     Store::open(&location, &options, seams).await

@@ -21,4 +21,4 @@ pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use inflate::{BoundedReader, Inflate};
 pub use rate::RateLimit;
-pub use retry::Retry;
+pub use retry::{Retry, RetryBudget};

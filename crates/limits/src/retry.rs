@@ -3,6 +3,7 @@
 //! Full jitter (a uniform draw between zero and the exponential bound) spreads callers that failed together; see
 //! "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use weir_base::{Clock, Random};
@@ -65,9 +66,42 @@ impl Retry {
     }
 }
 
+/// What all calls to one peer together may spend on trying again. A retry takes one from it, a call that works gives a tenth
+/// back: a peer that fails most calls gets few retries on top of them, one that fails now and then gets all it needs.
+#[derive(Debug)]
+pub struct RetryBudget {
+    /// Tenths of a retry.
+    left: AtomicU64,
+    max: u64,
+}
+
+impl RetryBudget {
+    /// A full budget of `retries_max`.
+    pub fn new(retries_max: u32) -> Self {
+        let max = u64::from(retries_max) * 10;
+        Self { left: AtomicU64::new(max), max }
+    }
+
+    /// Takes one retry; `false` when there is none left.
+    pub fn take(&self) -> bool {
+        self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(10)).is_ok()
+    }
+
+    /// A call worked.
+    pub fn succeeded(&self) {
+        let more = |left: u64| (left < self.max).then_some(left + 1);
+        // Full already: nothing to give back.
+        let _ = self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+    }
+
+    /// Whole retries that are left.
+    pub fn left(&self) -> u64 {
+        self.left.load(Ordering::Acquire) / 10
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
 
     use weir_base::{OsRandom, Timestamp};
 
@@ -122,5 +156,18 @@ pub(crate) mod tests {
             let bound = Duration::from_millis(100 << (next - 1).min(10)).min(Duration::from_secs(2));
             assert!(retry.pause(next, &OsRandom) <= bound);
         }
+    }
+
+    #[test]
+    fn s1_a_budget_of_retries_is_spent_and_earned_back() {
+        let budget = RetryBudget::new(3);
+        assert_eq!((0..5).map(|_| budget.take()).collect::<Vec<_>>(), [true, true, true, false, false]);
+        for _ in 0..10 {
+            assert!(!budget.take());
+            budget.succeeded();
+        }
+        assert!(budget.take() && !budget.take(), "ten calls that work are worth one retry");
+        (0..1000).for_each(|_| budget.succeeded());
+        assert_eq!(budget.left(), 3, "no more than it began with");
     }
 }

@@ -237,11 +237,22 @@ fn buffer(stats: &Stats) -> Component {
 
 fn store(stats: &Stats) -> Component {
     let failures = stats.flushes_failed_in_a_row;
-    let told = || format!("{failures} flushes in a row failed; rows stay in the write-ahead log");
+    let remote = stats.store.as_ref();
+    let failing = remote.and_then(|remote| remote.failing.as_deref());
+    let told = || match (failing, failures) {
+        (Some(last), 0) => format!("the store does not answer: {last}"),
+        (Some(last), _) => {
+            format!(
+                "{failures} flushes in a row failed, rows stay in the write-ahead log; the store does not answer: {last}"
+            )
+        }
+        (None, _) => format!("{failures} flushes in a row failed; rows stay in the write-ahead log"),
+    };
+    let open = remote.is_some_and(|remote| remote.breaker_open);
     let state = match failures {
         FLUSH_UNHEALTHY_AFTER.. => Some(State::Unhealthy),
         FLUSH_WARNING_AFTER.. => Some(State::Warning),
-        _ => None,
+        _ => open.then_some(State::Warning),
     };
     part("store", state.map(|state| (state, told())), false)
 }
@@ -273,6 +284,15 @@ fn samples(stats: &Stats) -> Vec<Sample> {
         sample("weir_series", "Series known.", Gauge, stats.series),
         sample("weir_tables", "Tables loaded.", Gauge, stats.tables),
     ];
+    if let Some(store) = &stats.store {
+        all.extend([
+            sample("weir_store_tries_total", "Requests to the object store.", Counter, store.tries),
+            sample("weir_store_failures_total", "Requests without a usable answer.", Counter, store.failures),
+            sample("weir_store_retries_total", "Requests after the first of a call.", Counter, store.retries),
+            sample("weir_store_refused_total", "Calls not made while the breaker was open.", Counter, store.refused),
+            sample("weir_store_breaker_open", "1 while the store is left alone.", Gauge, u64::from(store.breaker_open)),
+        ]);
+    }
     all.extend(stats.wal_bytes.map(|bytes| sample("weir_wal_bytes", "Bytes of the write-ahead log.", Gauge, bytes)));
     all
 }

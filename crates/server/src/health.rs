@@ -63,15 +63,15 @@ pub(crate) async fn health(Shared(app): Shared<Arc<App>>) -> Response {
     (status, Json(body)).into_response()
 }
 
-/// 200 when a write would be taken now, else 503 with the reasons.
+/// 200 when a write would be taken now, else 503 with the reasons; beside them what is wrong and does not keep writes out, such
+/// as a store that does not answer.
 pub(crate) async fn ready(Shared(app): Shared<Arc<App>>) -> Response {
-    let reasons: Vec<_> = components(&app)
-        .into_iter()
-        .filter(|part| part.blocks_writes)
-        .map(|part| json!({"component": part.name, "reason": part.reason}))
-        .collect();
+    let (blocking, others): (Vec<_>, Vec<_>) = components(&app).into_iter().partition(|part| part.blocks_writes);
+    let told = |part: &Component| json!({"component": part.name, "state": part.state.word(), "reason": part.reason});
+    let reasons: Vec<_> = blocking.iter().map(told).collect();
+    let warnings: Vec<_> = others.iter().filter(|part| part.state != State::Ok).map(told).collect();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"ready": reasons.is_empty(), "reasons": reasons}))).into_response()
+    (status, Json(json!({"ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings}))).into_response()
 }
 
 /// 204 with the version in headers, as the v1 clients expect; 200 with a body when `verbose` is set.

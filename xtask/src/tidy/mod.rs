@@ -7,6 +7,7 @@
 mod arrows;
 mod invariants;
 mod length;
+mod limits;
 mod names;
 mod paths;
 mod source;
@@ -44,7 +45,7 @@ impl fmt::Display for Finding {
 
 /// Every finding in a tree, in order of file and line.
 pub fn findings(tree: &Tree) -> Vec<Finding> {
-    let rules: [fn(&Tree) -> Vec<Finding>; 10] = [
+    let rules: [fn(&Tree) -> Vec<Finding>; 11] = [
         arrows::check,
         arrows::check_lints,
         paths::check_exist,
@@ -55,6 +56,7 @@ pub fn findings(tree: &Tree) -> Vec<Finding> {
         names::check_drawers,
         names::check_tests_run,
         invariants::check,
+        limits::check,
     ];
     let mut all: Vec<Finding> = rules.iter().flat_map(|rule| rule(tree)).collect();
     all.sort();

@@ -44,7 +44,17 @@ impl Weir {
 
     /// As [`Weir::start_at`], with further arguments.
     pub(crate) fn start_with(data: &Path, address: SocketAddr, arguments: &[&OsStr]) -> Self {
-        let mut started = Self::spawn(data, address, arguments).unwrap();
+        Self::start_in(data, address, arguments, &[])
+    }
+
+    /// As [`Weir::start_with`], with more in the environment.
+    pub(crate) fn start_in(
+        data: &Path,
+        address: SocketAddr,
+        arguments: &[&OsStr],
+        environment: &[(String, String)],
+    ) -> Self {
+        let mut started = Self::spawn(data, address, arguments, environment).unwrap();
         let ready = |address| {
             let answer = Connection::open(address, Duration::from_secs(5)).and_then(|mut one| one.get("/ready"));
             answer.is_ok_and(|answer| answer.status == 200)
@@ -56,11 +66,35 @@ impl Weir {
         started
     }
 
-    fn spawn(data: &Path, address: SocketAddr, arguments: &[&OsStr]) -> anyhow::Result<Self> {
+    fn spawn(
+        data: &Path,
+        address: SocketAddr,
+        arguments: &[&OsStr],
+        environment: &[(String, String)],
+    ) -> anyhow::Result<Self> {
         let mut command = weir();
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.arg("serve").arg("--data").arg(data).arg("--http").arg(address.to_string()).args(arguments);
         let log = data.with_extension("log");
         Ok(Self { server: Some(Server::start(command, &log)?), address, log })
+    }
+
+    /// Its largest resident memory so far, bytes.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        self.server.as_ref().unwrap().usage().unwrap().peak_bytes
+    }
+
+    /// A page as JSON, whatever its status.
+    pub(crate) fn page(&self, path: &str) -> Value {
+        let answer = self.connect().get(path).unwrap();
+        serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{path}: {}", answer.text()))
+    }
+
+    /// A number of `/metrics` by its name and labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let page = self.connect().get("/metrics").unwrap().text();
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse().unwrap()
     }
 
     /// What it printed.

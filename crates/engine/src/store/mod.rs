@@ -5,6 +5,7 @@
 //! safe are in `docs/formats/store.md`.
 
 mod action;
+mod bounded;
 mod catalog;
 mod check;
 mod checkpoint;
@@ -35,6 +36,7 @@ use crate::error::{Error, Result};
 use catalog::Catalog;
 use local::LocalStore;
 
+pub use bounded::RemoteStats;
 pub use catalog::{CatalogEntry, TableState};
 pub use log::{Committed, HOUR_MS, Vacuumed};
 pub use remote::RemoteLimits;
@@ -110,6 +112,8 @@ impl Env {
 pub struct Store {
     env: Arc<Env>,
     shared: bool,
+    /// The bounds of a remote store and its figures.
+    line: Option<Arc<bounded::Line>>,
     root_url: Url,
     catalog: Catalog,
     /// Open tables by folder. The lock is never held across I/O.
@@ -123,16 +127,16 @@ impl Store {
     /// `invalid` for a location or setting that is not known and for a store that cannot order commits; those of the store.
     pub async fn open(location: &str, options: &StoreOptions, env: StoreEnv) -> Result<Self> {
         let remote_url = remote_url(location)?;
-        let objects: Arc<dyn ObjectStore> = match &remote_url {
-            Some(url) => {
-                let objects = remote::open(url, &options.provider, &options.limits)?;
-                remote::probe_conditional_put(objects.as_ref(), env.random.as_ref()).await?;
-                objects
-            }
-            None => open_local(location, &env).await?,
+        let Some(url) = remote_url else {
+            let objects = open_local(location, &env).await?;
+            return Self::with_objects(objects, None, options.shared, options, env).await;
         };
-        let shared = options.shared || remote_url.is_some();
-        Self::with_objects(objects, remote_url.is_some(), shared, options, env).await
+        let limits = &options.limits;
+        let line = bounded::Line::new(limits.clone(), Arc::clone(&env.clock), Arc::clone(&env.random));
+        let line = Arc::new(line);
+        let objects = remote::open(&url, &options.provider, limits, Arc::clone(&line))?;
+        remote::probe_conditional_put(objects.as_ref(), env.random.as_ref()).await?;
+        Self::with_objects(objects, Some(line), true, options, env).await
     }
 
     /// Opens a store in a given object store, which must refuse the second of two conditional puts.
@@ -140,12 +144,12 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub async fn open_objects(objects: Arc<dyn ObjectStore>, options: &StoreOptions, env: StoreEnv) -> Result<Self> {
-        Self::with_objects(objects, false, options.shared, options, env).await
+        Self::with_objects(objects, None, options.shared, options, env).await
     }
 
     async fn with_objects(
         objects: Arc<dyn ObjectStore>,
-        remote: bool,
+        line: Option<Arc<bounded::Line>>,
         shared: bool,
         options: &StoreOptions,
         env: StoreEnv,
@@ -154,16 +158,21 @@ impl Store {
             return Err(Error::invalid("a shared store must keep old versions for at least an hour"));
         }
         let StoreEnv { fs: _, clock, random } = env;
-        let env = Arc::new(Env { objects, clock, random, remote, retention: options.retention });
+        let env = Arc::new(Env { objects, clock, random, remote: line.is_some(), retention: options.retention });
         let catalog = Catalog::open(Arc::clone(&env)).await?;
         let root_url = Url::parse(ROOT_URL)
             .map_err(|error| Error::wrap(Kind::Internal, "the root of the store is not a URL", error))?;
-        Ok(Self { env, shared, root_url, catalog, tables: Mutex::new(HashMap::new()) })
+        Ok(Self { env, shared, line, root_url, catalog, tables: Mutex::new(HashMap::new()) })
     }
 
     /// Whether other servers may write to this store, so that schema must be committed before a row is acknowledged.
     pub fn is_shared(&self) -> bool {
         self.shared
+    }
+
+    /// How the calls to a remote store went; `None` for a local one.
+    pub fn remote_stats(&self) -> Option<RemoteStats> {
+        self.line.as_ref().map(|line| line.stats())
     }
 
     /// The objects, named by [`file::DataFile::path`].

@@ -1,6 +1,6 @@
 //! Object stores behind a URL: `s3://`, `gs://`, `az://` and what is compatible with them.
 //!
-//! Every request has a deadline and a bounded number of tries. A store that does not refuse the second of two conditional puts
+//! Every request has a deadline and a bounded number of tries (`bounded.rs`). A store that does not refuse the second of two conditional puts
 //! cannot order commits, so it is probed once when opened, and refused.
 
 use std::collections::BTreeMap;
@@ -12,12 +12,11 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
-};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
 use url::Url;
 use weir_base::{Kind, Random, Retry};
 
+use super::bounded::{Bounded, Line, Remote};
 use super::object_error;
 use crate::error::{Error, Result};
 
@@ -32,6 +31,12 @@ pub struct RemoteLimits {
     pub transfer_timeout: Duration,
     /// Tries of one transfer.
     pub tries: usize,
+    /// Tries after the first that all transfers together may be ahead of what they have earned by working; see [`weir_limits::RetryBudget`].
+    pub retry_budget: u32,
+    /// Failures in a row after which the store is left alone.
+    pub breaker_failures: u32,
+    /// For how long.
+    pub breaker_open: Duration,
 }
 
 impl Default for RemoteLimits {
@@ -41,26 +46,25 @@ impl Default for RemoteLimits {
             request_timeout: Duration::from_secs(30),
             transfer_timeout: Duration::from_secs(300),
             tries: 4,
+            retry_budget: 100,
+            breaker_failures: weir_limits::breaker::FAILURES_MAX,
+            breaker_open: weir_limits::breaker::OPEN_FOR,
         }
     }
 }
 
 impl RemoteLimits {
-    fn client(&self) -> ClientOptions {
-        ClientOptions::new().with_connect_timeout(self.connect_timeout).with_timeout(self.request_timeout)
+    fn client(&self, allow_http: bool) -> ClientOptions {
+        ClientOptions::new()
+            .with_connect_timeout(self.connect_timeout)
+            .with_timeout(self.request_timeout)
+            .with_allow_http(allow_http)
     }
+}
 
-    fn retry(&self) -> RetryConfig {
-        RetryConfig {
-            backoff: BackoffConfig {
-                init_backoff: Duration::from_millis(100),
-                max_backoff: Duration::from_secs(15),
-                base: 2.0,
-            },
-            max_retries: self.tries.saturating_sub(1),
-            retry_timeout: self.transfer_timeout,
-        }
-    }
+/// The tries are [`Bounded`]'s, which draws full jitter and asks the breaker before each.
+fn no_retry() -> RetryConfig {
+    RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
 
 /// Opens the store at `url`. `options` are the providers' own settings, spelled as their environment variables or
@@ -72,41 +76,37 @@ pub(super) fn open(
     url: &Url,
     options: &BTreeMap<String, String>,
     limits: &RemoteLimits,
+    line: Arc<Line>,
 ) -> Result<Arc<dyn ObjectStore>> {
     let invalid = |error| Error::wrap(Kind::Invalid, format!("store '{url}' cannot be opened"), error);
-    let (client, retry) = (limits.client(), limits.retry());
     let options = || options.iter().map(|(key, value)| (key.to_ascii_lowercase(), value));
-    let store: Arc<dyn ObjectStore> = match url.scheme() {
+    let allows = |(key, value): &(String, &String)| key.ends_with("allow_http") && value.as_str() == "true";
+    let client = limits.client(options().any(|option| allows(&option)));
+    let store: Arc<dyn Remote> = match url.scheme() {
         "s3" | "s3a" => {
-            let mut builder = AmazonS3Builder::new().with_url(url.as_str()).with_retry(retry);
-            let mut client = client;
-            for (key, value) in options() {
-                if let Ok(key) = key.parse::<AmazonS3ConfigKey>() {
-                    builder = builder.with_config(key, value);
-                }
-                if key == "aws_allow_http" || key == "allow_http" {
-                    client = client.with_allow_http(value == "true");
-                }
-            }
-            Arc::new(builder.with_client_options(client).build().map_err(invalid)?)
+            let builder = AmazonS3Builder::new().with_client_options(client).with_retry(no_retry());
+            let known = options().filter_map(|(key, value)| Some((key.parse::<AmazonS3ConfigKey>().ok()?, value)));
+            let builder = known.fold(builder, |builder, (key, value)| builder.with_config(key, value));
+            Arc::new(builder.with_url(url.as_str()).build().map_err(invalid)?)
         }
         "gs" => {
-            let builder = GoogleCloudStorageBuilder::new().with_url(url.as_str()).with_retry(retry);
+            let builder = GoogleCloudStorageBuilder::new().with_client_options(client).with_retry(no_retry());
             let known = options().filter_map(|(key, value)| Some((key.parse::<GoogleConfigKey>().ok()?, value)));
             let builder = known.fold(builder, |builder, (key, value)| builder.with_config(key, value));
-            Arc::new(builder.with_client_options(client).build().map_err(invalid)?)
+            Arc::new(builder.with_url(url.as_str()).build().map_err(invalid)?)
         }
         "az" | "azure" | "abfs" | "abfss" | "adl" => {
-            let builder = MicrosoftAzureBuilder::new().with_url(url.as_str()).with_retry(retry);
+            let builder = MicrosoftAzureBuilder::new().with_client_options(client).with_retry(no_retry());
             let known = options().filter_map(|(key, value)| Some((key.parse::<AzureConfigKey>().ok()?, value)));
             let builder = known.fold(builder, |builder, (key, value)| builder.with_config(key, value));
-            Arc::new(builder.with_client_options(client).build().map_err(invalid)?)
+            Arc::new(builder.with_url(url.as_str()).build().map_err(invalid)?)
         }
         other => return Err(Error::invalid(format!("'{other}://' is not a store Weir knows (s3, gs, az, file)"))),
     };
+    let store = Bounded::new(store, line);
     let prefix = Path::from_url_path(url.path())
         .map_err(|error| Error::wrap(Kind::Invalid, format!("store '{url}' has a path that is not allowed"), error))?;
-    Ok(if prefix.as_ref().is_empty() { store } else { Arc::new(PrefixStore::new(store, prefix)) })
+    Ok(if prefix.as_ref().is_empty() { Arc::new(store) } else { Arc::new(PrefixStore::new(store, prefix)) })
 }
 
 /// Checks that a second conditional put of the same object is refused.
@@ -117,7 +117,11 @@ pub(super) async fn probe_conditional_put(store: &dyn ObjectStore, random: &dyn 
     let path = Path::from(format!("_weir/probe-{:016x}", random.next_u64()));
     let create = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     let failed = |error| object_error("the store's conditional put cannot be probed", error);
-    store.put_opts(&path, PutPayload::from_static(b"1"), create()).await.map_err(failed)?;
+    match store.put_opts(&path, PutPayload::from_static(b"1"), create()).await {
+        // Nobody else knows the name: an earlier try put it, and its answer was lost.
+        Ok(_) | Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
+        Err(error) => return Err(failed(error)),
+    }
     let second = store.put_opts(&path, PutPayload::from_static(b"2"), create()).await;
     // A probe that stays behind is a few bytes that nothing reads.
     let _ = store.delete(&path).await;

@@ -28,6 +28,8 @@ use crate::schema::{SchemaRef, TIME, TableSchema};
 const CHECKPOINT_EVERY: i64 = 50;
 /// Files larger than this are uploaded in parts, so that no single request outlives its deadline.
 const PART_BYTES: usize = 16 << 20;
+/// Parts that are sent at once.
+const PARTS_IN_FLIGHT: usize = 4;
 const READ_BATCH_ROWS: usize = 8192;
 
 /// A table as of one version. Immutable and cheap to hold.
@@ -390,7 +392,12 @@ impl Table {
         if encoded.bytes.len() > PART_BYTES && self.env.is_remote() {
             let upload = self.env.objects.put_multipart(&place).await.map_err(failed)?;
             let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-            parts.put(encoded.bytes);
+            let mut rest = encoded.bytes;
+            while !rest.is_empty() {
+                // A part that waits for the network is memory of the client besides the file's.
+                parts.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(failed)?;
+                parts.put(rest.split_to(rest.len().min(PART_BYTES)));
+            }
             parts.finish().await.map_err(failed)?;
         } else {
             let options = PutOptions { mode: PutMode::Overwrite, ..PutOptions::default() };

@@ -1,5 +1,6 @@
 //! The engine from the outside: what is acknowledged is there, once, whatever happens in between.
 
+mod flushes;
 mod operations;
 mod undo;
 

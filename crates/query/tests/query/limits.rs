@@ -138,6 +138,16 @@ fn past_its_memory_a_query_spills_or_ends() {
     assert_eq!(world.ask("db", grouped).unwrap(), "count(*),sum(n)\n200000,200000\n");
     idle(&world);
     assert_eq!(world.engine.spilled_bytes(), 0);
+    let world = World::with(|settings| {
+        tight(settings);
+        settings.query_spill_dir = Some(folder.path().join("other"));
+        settings.query_spill_bytes_max = ByteSize::kib(256);
+    });
+    let error = world.ask("db", sorted).unwrap_err();
+    assert_eq!(error.kind(), Kind::Limit, "{error}");
+    assert!(error.to_string().contains("query_spill_bytes_max"), "{error}");
+    idle(&world);
+    assert_eq!(world.engine.spilled_bytes(), 0, "what was spilled goes with its query");
 }
 
 /// S1: what aggregates hold for each row counts as memory of their query.

@@ -1,22 +1,33 @@
 //! The commit rule under races: exactly once, nothing lost, nothing doubled.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use weir_base::{FileSystem, Kind};
+use weir_base::Kind;
 
 use super::*;
 use crate::store::file::DataFile;
 use crate::store::{Change, Committed, Vacuumed};
+
+everywhere! {
+    racing_flushes_and_compactions_lose_and_double_nothing_e3,
+    commits_are_seen_by_others_and_survive_reopening,
+    a_txn_is_committed_once_e1,
+    a_compaction_of_files_around_another_is_refused_e3,
+    two_removals_of_one_file_do_not_both_commit,
+    columns_are_merged_and_a_disagreement_is_a_conflict_e3,
+    checkpoints_keep_everything,
+    vacuum_deletes_what_no_version_of_the_retention_needs,
+    the_log_keeps_the_retention_and_can_be_read_from_there,
+}
 
 /// The newest value of each (host, time), as a merge in write order gives it.
 async fn merged(table: &Table, snapshot: &Snapshot) -> HashMap<(String, i64), i64> {
     read_simple(table, snapshot).await.into_iter().map(|(host, time, value)| ((host, time), value)).collect()
 }
 
-#[tokio::test]
-async fn commits_are_seen_by_others_and_survive_reopening() {
-    let dir = tempfile::tempdir().unwrap();
-    let (one, two) = (open(dir.path()).await, open(dir.path()).await);
+async fn commits_are_seen_by_others_and_survive_reopening(place: Place) {
+    let (one, two) = (open(&place).await, open(&place).await);
     let table = one.create_table("db", "cpu").await.unwrap();
     assert_eq!(table.snapshot().version, -1);
     let file = simple_file(&table, &[("a", 1, 10), ("b", 2_000, 20)]).await;
@@ -35,10 +46,8 @@ async fn commits_are_seen_by_others_and_survive_reopening() {
     assert_eq!((file.tags[0].nulls, file.sub_micro()), (Some(0), Some(true)));
 }
 
-#[tokio::test]
-async fn a_txn_is_committed_once_e1() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+async fn a_txn_is_committed_once_e1(place: Place) {
+    let store = open(&place).await;
     let table = store.create_table("db", "cpu").await.unwrap();
     let mut first = true;
     for number in [5, 5, 4] {
@@ -49,19 +58,17 @@ async fn a_txn_is_committed_once_e1() {
     }
     assert_eq!(table.snapshot().version, 0);
     assert_eq!(read_simple(&table, &table.snapshot()).await, [("a".to_owned(), 1, 5)]);
-    assert_eq!(open(dir.path()).await.table("db", "cpu").await.unwrap().unwrap().snapshot().version, 0);
+    assert_eq!(open(&place).await.table("db", "cpu").await.unwrap().unwrap().snapshot().version, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn racing_flushes_and_compactions_lose_and_double_nothing_e3() {
+async fn racing_flushes_and_compactions_lose_and_double_nothing_e3(place: Place) {
     const ROUNDS: i64 = 25;
-    let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).await.create_table("db", "cpu").await.unwrap();
+    open(&place).await.create_table("db", "cpu").await.unwrap();
     let mut tasks = Vec::new();
     for writer in 0..3i64 {
-        let path = dir.path().to_owned();
+        let place = place.clone();
         tasks.push(tokio::spawn(async move {
-            let store = open(&path).await;
+            let store = open(&place).await;
             let table = store.create_table("db", "cpu").await.unwrap();
             let mut last = HashMap::new();
             for round in 0..ROUNDS {
@@ -78,8 +85,7 @@ async fn racing_flushes_and_compactions_lose_and_double_nothing_e3() {
             last
         }));
     }
-    let compactors: Vec<_> =
-        (0..2).map(|_| tokio::spawn(compact_until_done(dir.path().to_owned(), 3 * ROUNDS))).collect();
+    let compactors: Vec<_> = (0..2).map(|_| tokio::spawn(compact_until_done(place.clone(), 3 * ROUNDS))).collect();
     let mut expected = HashMap::new();
     for task in tasks {
         expected.extend(task.await.unwrap());
@@ -88,7 +94,7 @@ async fn racing_flushes_and_compactions_lose_and_double_nothing_e3() {
     for compactor in compactors {
         compactions += compactor.await.unwrap();
     }
-    let table = open(dir.path()).await.table("db", "cpu").await.unwrap().unwrap();
+    let table = open(&place).await.table("db", "cpu").await.unwrap().unwrap();
     let snapshot = table.snapshot();
     assert_eq!(snapshot.version, 3 * ROUNDS + compactions - 1);
     assert!(compactions > 0 && (snapshot.files.len() as i64) < 3 * ROUNDS);
@@ -96,8 +102,8 @@ async fn racing_flushes_and_compactions_lose_and_double_nothing_e3() {
 }
 
 /// Merges the two oldest neighbours again and again until all flushes are in; returns how many merges were committed.
-async fn compact_until_done(path: std::path::PathBuf, flushes: i64) -> i64 {
-    let store = open(&path).await;
+async fn compact_until_done(place: Place, flushes: i64) -> i64 {
+    let store = open(&place).await;
     let table = store.create_table("db", "cpu").await.unwrap();
     let mut committed = 0;
     loop {
@@ -123,10 +129,8 @@ async fn compact_until_done(path: std::path::PathBuf, flushes: i64) -> i64 {
     }
 }
 
-#[tokio::test]
-async fn a_compaction_of_files_around_another_is_refused_e3() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(dir.path()).await.create_table("db", "cpu").await.unwrap();
+async fn a_compaction_of_files_around_another_is_refused_e3(place: Place) {
+    let table = open(&place).await.create_table("db", "cpu").await.unwrap();
     for value in 0..3 {
         let file = simple_file(&table, &[("a", 1_000, value)]).await;
         table.commit(Change::flush(vec![file], None)).await.unwrap();
@@ -146,10 +150,8 @@ async fn a_compaction_of_files_around_another_is_refused_e3() {
     assert_eq!(orders, [(0, 2), (3, 3)]);
 }
 
-#[tokio::test]
-async fn two_removals_of_one_file_do_not_both_commit() {
-    let dir = tempfile::tempdir().unwrap();
-    let (one, two) = (open(dir.path()).await, open(dir.path()).await);
+async fn two_removals_of_one_file_do_not_both_commit(place: Place) {
+    let (one, two) = (open(&place).await, open(&place).await);
     let table = one.create_table("db", "cpu").await.unwrap();
     let file = simple_file(&table, &[("a", 1_000, 1)]).await;
     table.commit(Change::flush(vec![file], None)).await.unwrap();
@@ -163,10 +165,8 @@ async fn two_removals_of_one_file_do_not_both_commit() {
     assert_eq!(other.refresh().await.unwrap().files.len(), 1);
 }
 
-#[tokio::test]
-async fn columns_are_merged_and_a_disagreement_is_a_conflict_e3() {
-    let dir = tempfile::tempdir().unwrap();
-    let (one, two) = (open(dir.path()).await, open(dir.path()).await);
+async fn columns_are_merged_and_a_disagreement_is_a_conflict_e3(place: Place) {
+    let (one, two) = (open(&place).await, open(&place).await);
     let table = one.create_table("db", "cpu").await.unwrap();
     table.commit(Change::columns(simple_schema())).await.unwrap();
     let other = two.create_table("db", "cpu").await.unwrap();
@@ -192,10 +192,8 @@ async fn columns_are_merged_and_a_disagreement_is_a_conflict_e3() {
     assert!(table.commit(Change::columns(simple_schema())).await.unwrap().already);
 }
 
-#[tokio::test]
-async fn checkpoints_keep_everything() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(dir.path()).await.create_table("db", "cpu").await.unwrap();
+async fn checkpoints_keep_everything(place: Place) {
+    let table = open(&place).await.create_table("db", "cpu").await.unwrap();
     for value in 0..120i64 {
         let file = simple_file(&table, &[("a", 1_000 * value, value), ("b", 7, value)]).await;
         table.commit(Change::flush(vec![file], Some(("w".into(), value)))).await.unwrap();
@@ -204,15 +202,15 @@ async fn checkpoints_keep_everything() {
     let output = simple_file(&table, &[("a", 10_000, 10), ("a", 11_000, 11), ("b", 7, 11)]).await;
     table.commit(Change::compaction(inputs, vec![output])).await.unwrap();
     table.checkpoint().await.unwrap();
-    let log = dir.path().join("db/cpu/_delta_log");
-    assert!(log.join(format!("{:020}.checkpoint.parquet", 100)).exists());
-    assert!(log.join(format!("{:020}.checkpoint.parquet", 120)).exists());
+    let (store, log) = (open(&place).await, "db/cpu/_delta_log");
+    let names = listed(&store, log).await;
+    assert!([100, 120].iter().all(|version| names.contains(&format!("{version:020}.checkpoint.parquet"))), "{names:?}");
     // Without the older commits only the checkpoint can tell.
     for version in 0..=120 {
-        OsFileSystem.remove_file(&log.join(format!("{version:020}.json"))).unwrap();
+        store.objects().delete(&Path::from(format!("{log}/{version:020}.json"))).await.unwrap();
     }
     let mine = table.snapshot();
-    let again = open(dir.path()).await.table("db", "cpu").await.unwrap().unwrap();
+    let again = open(&place).await.table("db", "cpu").await.unwrap().unwrap();
     let theirs = again.snapshot();
     assert_eq!(theirs.version, 120);
     assert_eq!(theirs.files, mine.files);
@@ -224,16 +222,38 @@ async fn checkpoints_keep_everything() {
     assert_eq!(table.refresh().await.unwrap().version, 121);
 }
 
-/// A store that keeps nothing longer than it must.
-async fn open_forgetful(dir: &std::path::Path) -> Store {
-    let options = StoreOptions { retention: std::time::Duration::ZERO, ..StoreOptions::default() };
-    Store::open(dir.to_str().unwrap(), &options, env()).await.unwrap()
+/// A store that keeps an hour, two hours from now.
+async fn open_forgetful(place: &Place) -> Store {
+    open_ahead(place, Duration::from_secs(2 * 3600)).await
 }
 
-#[tokio::test]
-async fn vacuum_deletes_what_no_version_of_the_retention_needs() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+/// As [`open_forgetful`], at another time: the store's own clock gives files their times, so it is Weir that is shown a later one.
+async fn open_ahead(place: &Place, ahead: Duration) -> Store {
+    let options = StoreOptions { retention: Duration::from_secs(3600), ..place.options() };
+    let env = StoreEnv { clock: Arc::new(Ahead { clock: SystemClock::default(), ahead }), ..env() };
+    Store::open(place.location(), &options, env).await.unwrap()
+}
+
+#[derive(Debug)]
+struct Ahead {
+    clock: SystemClock,
+    ahead: Duration,
+}
+
+impl weir_base::Clock for Ahead {
+    fn now(&self) -> weir_base::Timestamp {
+        self.clock.now() + self.ahead.as_nanos() as i64
+    }
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+    fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration);
+    }
+}
+
+async fn vacuum_deletes_what_no_version_of_the_retention_needs(place: Place) {
+    let store = open(&place).await;
     let table = store.create_table("db", "cpu").await.unwrap();
     for value in 0..3 {
         let file = simple_file(&table, &[("a", 1_000, value)]).await;
@@ -245,40 +265,31 @@ async fn vacuum_deletes_what_no_version_of_the_retention_needs() {
     let stray = simple_file(&table, &[("a", 1, 1)]).await;
     // Removed files are younger than the retention.
     assert_eq!(table.vacuum().await.unwrap(), Vacuumed::default());
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    let forgetful = open_forgetful(dir.path()).await.table("db", "cpu").await.unwrap().unwrap();
+    let forgetful = open_forgetful(&place).await.table("db", "cpu").await.unwrap().unwrap();
     let vacuumed = forgetful.vacuum().await.unwrap();
     assert_eq!((vacuumed.files, vacuumed.bytes > 0), (3, true));
     // A file that is not committed may be about to be.
     assert!(forgetful.data_files().await.unwrap().contains(&stray.file.path));
     assert_eq!(read_simple(&forgetful, &forgetful.snapshot()).await, [("a".to_owned(), 1_000, 2)]);
     assert_eq!(forgetful.vacuum().await.unwrap(), Vacuumed::default());
-    // The clock of the machine gives files their times, so the store is shown a later one.
-    let later = weir_sim::Clock::default();
-    later.advance(std::time::Duration::from_secs(100 * 365 * 24 * 3600));
-    let env = StoreEnv { clock: Arc::new(later), ..env() };
-    let options = StoreOptions { retention: std::time::Duration::ZERO, ..StoreOptions::default() };
-    let store = Store::open(dir.path().to_str().unwrap(), &options, env).await.unwrap();
+    let store = open_ahead(&place, Duration::from_secs(50 * 3600)).await;
     let forgetful = store.table("db", "cpu").await.unwrap().unwrap();
     assert_eq!(forgetful.vacuum().await.unwrap().files, 1);
 }
 
-#[tokio::test]
-async fn the_log_keeps_the_retention_and_can_be_read_from_there() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open_forgetful(dir.path()).await;
+async fn the_log_keeps_the_retention_and_can_be_read_from_there(place: Place) {
+    let store = open_forgetful(&place).await;
     let table = store.create_table("db", "cpu").await.unwrap();
     for value in 0..150i64 {
         let file = simple_file(&table, &[("a", 1_000, value)]).await;
         table.commit(Change::flush(vec![file], Some(("w".into(), value)))).await.unwrap();
     }
     table.checkpoint().await.unwrap();
-    let log = dir.path().join("db/cpu/_delta_log");
-    let commits = OsFileSystem.list(&log).unwrap();
-    let commits: Vec<_> = commits.iter().filter(|path| path.extension().is_some_and(|kind| kind == "json")).collect();
+    let names = listed(&store, "db/cpu/_delta_log").await;
+    let commits = names.iter().filter(|name| name.ends_with(".json"));
     // The checkpoint at 100 is past the retention, so what is before it has gone and what is after it stays.
-    assert_eq!(commits.len(), 50);
-    let again = open(dir.path()).await.table("db", "cpu").await.unwrap().unwrap();
+    assert_eq!(commits.count(), 50);
+    let again = open(&place).await.table("db", "cpu").await.unwrap().unwrap();
     assert_eq!(again.snapshot().files, table.snapshot().files);
     assert_eq!(again.snapshot_at(120).await.unwrap().files.len(), 121);
     assert_eq!(again.snapshot_at(99).await.unwrap_err().kind(), Kind::NotFound);

@@ -1,9 +1,33 @@
-//! Tests of the store as a whole: several stores on one folder, faults between put and answer, other people's readers.
+//! Tests of the store as a whole: several stores in one place, faults between put and answer, other people's readers.
+//!
+//! What a store must do it must do everywhere: `everywhere!` runs a test in a folder and on real servers of S3 and Azure.
+
+/// Makes a test of each function `async fn name(place: Place)`, in every place.
+macro_rules! everywhere {
+    ($($name:ident),* $(,)?) => {
+        everywhere!(@in local, Place::local(), $($name),*);
+        everywhere!(@in s3, Place::s3(), $($name),*);
+        everywhere!(@in azure, Place::azure(), $($name),*);
+    };
+    (@in $place:ident, $new:expr, $($name:ident),*) => {
+        mod $place {
+            use super::Place;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+                async fn $name() {
+                    super::$name($new).await;
+                }
+            )*
+        }
+    };
+}
 
 mod catalog;
 mod commits;
 mod faults;
+mod place;
 mod readers;
+mod remote;
 mod rows;
 mod steps;
 
@@ -15,8 +39,11 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Int64Type, TimestampNanosecondType};
 use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use weir_base::{OsFileSystem, OsRandom, SystemClock};
 
+use self::place::Place;
 use super::{NewFile, Snapshot, Store, StoreEnv, StoreOptions, Table};
 use crate::read::logical_schema;
 use crate::schema::{FieldType, Role, SchemaRef, TableSchema};
@@ -25,8 +52,17 @@ fn env() -> StoreEnv {
     StoreEnv { fs: Arc::new(OsFileSystem), clock: Arc::new(SystemClock::default()), random: Arc::new(OsRandom) }
 }
 
-async fn open(dir: &std::path::Path) -> Store {
-    Store::open(dir.to_str().unwrap(), &StoreOptions::default(), env()).await.unwrap()
+async fn open(place: &Place) -> Store {
+    Store::open(place.location(), &place.options(), env()).await.unwrap()
+}
+
+/// Names of the objects in a folder, sorted.
+async fn listed(store: &Store, folder: &str) -> Vec<String> {
+    let objects = store.objects();
+    let found: Vec<_> = objects.list(Some(&Path::from(folder))).try_collect().await.unwrap();
+    let mut names: Vec<_> = found.iter().map(|meta| meta.location.filename().unwrap().to_owned()).collect();
+    names.sort();
+    names
 }
 
 /// One tag `host` and one integer `v`.

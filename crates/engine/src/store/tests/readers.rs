@@ -19,8 +19,8 @@ fn python() -> String {
 #[tokio::test]
 async fn polars_and_duckdb_read_names_and_values_right() {
     let python = python();
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::local();
+    let store = open(&place).await;
     let schema = awkward_schema();
     let rows = awkward_rows(&schema);
     for (number, name) in NAMES.into_iter().enumerate() {
@@ -39,7 +39,7 @@ async fn polars_and_duckdb_read_names_and_values_right() {
     let stored: Vec<_> = schema.columns().iter().map(|column| column.stored.as_str()).collect();
     let tables: Vec<_> = store.tables().iter().map(|entry| (entry.table.clone(), entry.folder.clone())).collect();
     let input = serde_json::json!({
-        "root": dir.path(), "stored": stored, "tables": tables,
+        "root": place.location(), "stored": stored, "tables": tables,
         "names": schema.columns().iter().map(|column| column.name.as_str()).collect::<Vec<_>>(),
     });
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/tests/readers.py");
@@ -54,7 +54,7 @@ async fn polars_and_duckdb_read_names_and_values_right() {
     // What another program checkpoints keeps the write order.
     for entry in store.tables() {
         let before = store.table_in(&entry.folder).await.unwrap().snapshot();
-        let after = open(dir.path()).await.table_in(&entry.folder).await.unwrap().snapshot();
+        let after = open(&place).await.table_in(&entry.folder).await.unwrap().snapshot();
         assert_eq!(after.files, before.files);
     }
 }

@@ -6,6 +6,14 @@ use arrow::datatypes::Int32Type;
 use super::*;
 use crate::store::Change;
 
+everywhere! {
+    dictionary_tags_are_the_same_rows,
+    awkward_names_and_extreme_values_come_back,
+    times_at_the_ends_of_the_range_come_back,
+    whole_microseconds_need_no_second_column,
+    a_file_that_lacks_a_column_gives_null,
+}
+
 pub(super) const NAMES: [&str; 6] = ["A", "a", "my field", "x=y", "é", "100%"];
 
 /// A schema with tags and fields of awkward names: each of [`NAMES`] as field, and with a prefix as tag.
@@ -39,10 +47,8 @@ pub(super) fn awkward_rows(schema: &TableSchema) -> RecordBatch {
     RecordBatch::try_new(logical_schema(schema), columns).unwrap()
 }
 
-#[tokio::test]
-async fn awkward_names_and_extreme_values_come_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+async fn awkward_names_and_extreme_values_come_back(place: Place) {
+    let store = open(&place).await;
     let schema = awkward_schema();
     let rows = awkward_rows(&schema);
     for name in NAMES {
@@ -50,7 +56,7 @@ async fn awkward_names_and_extreme_values_come_back() {
         let file = table.write_file(&schema, vec![rows.clone()]).await.unwrap();
         table.commit(Change::flush(vec![file], None)).await.unwrap();
     }
-    let again = open(dir.path()).await;
+    let again = open(&place).await;
     for name in NAMES {
         let table = again.table(name, name).await.unwrap().unwrap();
         let snapshot = table.snapshot();
@@ -60,10 +66,8 @@ async fn awkward_names_and_extreme_values_come_back() {
     }
 }
 
-#[tokio::test]
-async fn times_at_the_ends_of_the_range_come_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(dir.path()).await.create_table("db", "cpu").await.unwrap();
+async fn times_at_the_ends_of_the_range_come_back(place: Place) {
+    let table = open(&place).await.create_table("db", "cpu").await.unwrap();
     let rows = [("a", i64::MIN, 1), ("a", -1_000, 2), ("a", 0, 3), ("a", i64::MAX, 4)];
     let file = simple_file(&table, &rows).await;
     table.commit(Change::flush(vec![file], None)).await.unwrap();
@@ -71,10 +75,8 @@ async fn times_at_the_ends_of_the_range_come_back() {
     assert_eq!(found, rows.map(|(host, time, value)| (host.to_owned(), time, value)));
 }
 
-#[tokio::test]
-async fn whole_microseconds_need_no_second_column() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(dir.path()).await.create_table("db", "cpu").await.unwrap();
+async fn whole_microseconds_need_no_second_column(place: Place) {
+    let table = open(&place).await.create_table("db", "cpu").await.unwrap();
     let plain = simple_file(&table, &[("a", 5_000, 1)]).await;
     assert_eq!(plain.file.sub_micro(), Some(false));
     table.commit(Change::flush(vec![plain], None)).await.unwrap();
@@ -86,11 +88,9 @@ async fn whole_microseconds_need_no_second_column() {
 }
 
 /// Tags as flush hands them over (a dictionary for each batch) and as compaction does (views) make the same file.
-#[tokio::test]
-async fn dictionary_tags_are_the_same_rows() {
+async fn dictionary_tags_are_the_same_rows(place: Place) {
     const BATCH: i32 = 1_000;
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(dir.path()).await.create_table("db", "cpu").await.unwrap();
+    let table = open(&place).await.create_table("db", "cpu").await.unwrap();
     let schema = simple_schema();
     let (mut as_dictionary, mut as_views) = (Vec::new(), Vec::new());
     for part in 0..40 {
@@ -124,10 +124,8 @@ async fn dictionary_tags_are_the_same_rows() {
     }
 }
 
-#[tokio::test]
-async fn a_file_that_lacks_a_column_gives_null() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(dir.path()).await.create_table("db", "cpu").await.unwrap();
+async fn a_file_that_lacks_a_column_gives_null(place: Place) {
+    let table = open(&place).await.create_table("db", "cpu").await.unwrap();
     let file = simple_file(&table, &[("a", 1, 1)]).await;
     table.commit(Change::flush(vec![file], None)).await.unwrap();
     let mut wider = simple_schema().as_ref().clone();

@@ -5,6 +5,11 @@ use weir_base::Kind;
 use super::*;
 use crate::store::{Change, Step};
 
+everywhere! {
+    a_step_is_committed_once_and_after_the_one_before_r2,
+    a_rewrite_is_refused_when_a_file_came_that_is_not_newer_e3,
+}
+
 fn step(number: u32) -> Step {
     Step { operation: "op".to_owned(), number }
 }
@@ -14,10 +19,8 @@ async fn placed(table: &Table, rows: &[(&str, i64, i64)], order: (i64, i64)) -> 
     NewFile { order: Some(order), ..simple_file(table, rows).await }
 }
 
-#[tokio::test]
-async fn a_step_is_committed_once_and_after_the_one_before_r2() {
-    let dir = tempfile::tempdir().unwrap();
-    let table = open(dir.path()).await.create_table("db", "cpu").await.unwrap();
+async fn a_step_is_committed_once_and_after_the_one_before_r2(place: Place) {
+    let table = open(&place).await.create_table("db", "cpu").await.unwrap();
     let file = simple_file(&table, &[("a", 1, 10), ("b", 2, 20)]).await;
     table.commit(Change::flush(vec![file], None)).await.unwrap();
     let seen = table.snapshot();
@@ -36,14 +39,12 @@ async fn a_step_is_committed_once_and_after_the_one_before_r2() {
     assert!(snapshot.step_times["weir-op/op/1"] < snapshot.step_times["weir-op/op/2"], "each commit is later");
     assert_eq!(read_simple(&table, &snapshot).await, [("b".to_owned(), 2, 20)]);
     table.checkpoint().await.unwrap();
-    let again = open(dir.path()).await.table("db", "cpu").await.unwrap().unwrap().snapshot();
+    let again = open(&place).await.table("db", "cpu").await.unwrap().unwrap().snapshot();
     assert_eq!((&again.transactions, &again.step_times), (&snapshot.transactions, &snapshot.step_times));
 }
 
-#[tokio::test]
-async fn a_rewrite_is_refused_when_a_file_came_that_is_not_newer_e3() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+async fn a_rewrite_is_refused_when_a_file_came_that_is_not_newer_e3(place: Place) {
+    let store = open(&place).await;
     let table = store.create_table("db", "cpu").await.unwrap();
     for value in 0..2 {
         let file = simple_file(&table, &[("a", 1_000, value)]).await;

@@ -1,0 +1,128 @@
+//! A store that refuses for a long time: the buffer stays within its limit, keeps its order, and is flushed once at the end.
+
+use std::path::PathBuf;
+
+use weir_base::Retry;
+
+use super::*;
+
+const FAILURES: u64 = 1_000;
+const BUFFER_BYTES_MAX: u64 = 1 << 20;
+
+/// A table's folder that is swapped for a file, so that nothing can be put into it.
+struct Blocked {
+    folder: PathBuf,
+    aside: PathBuf,
+}
+
+#[allow(clippy::disallowed_methods, reason = "the store is a real folder")]
+impl Blocked {
+    fn new(folder: PathBuf) -> Self {
+        let aside = folder.with_extension("aside");
+        std::fs::rename(&folder, &aside).unwrap();
+        std::fs::write(&folder, b"in the way").unwrap();
+        Self { folder, aside }
+    }
+
+    fn heal(self) {
+        std::fs::remove_file(&self.folder).unwrap();
+        std::fs::rename(&self.aside, &self.folder).unwrap();
+    }
+}
+
+/// The `round`th lines: one row that each round overwrites, and rows that only this round writes.
+fn lines(round: u64) -> String {
+    let own = (0..200).map(|row| format!("m,h=own v={round}i {}\n", 1 + round * 200 + row));
+    std::iter::once(format!("m,h=all v={round}i 0\n")).chain(own).collect()
+}
+
+/// S1, E4, E3: accounting is the same after each of 1,000 failed flushes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_failed_flushes_leave_memory_flat_and_then_flush_once_s1() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Config {
+        background: true,
+        buffer_bytes_max: ByteSize::new(BUFFER_BYTES_MAX),
+        flush_bytes: ByteSize::new(16 << 10),
+        flush_backoff: Duration::from_millis(1),
+        flush_backoff_max: Duration::from_millis(1),
+        ..config(dir.path())
+    };
+    let (engine, _) = open(settings).await;
+    write(&engine, &lines(0)).await;
+    engine.flush(None).await.unwrap();
+    let blocked = Blocked::new(dir.path().join("tables/db/m"));
+    let mut rounds = 1;
+    let refusal = loop {
+        match try_write(&engine, "db", &lines(rounds)).await {
+            Ok(_) => rounds += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refusal.kind(), Kind::Limit);
+    assert!(matches!(refusal.retry(), Retry::After(_)), "{refusal:?}");
+    let before = engine.stats();
+    let mut seen = before.flushes_failed + 20;
+    let mut flat = None;
+    while seen < before.flushes_failed + FAILURES {
+        let stats = engine.stats();
+        if stats.flushes_failed < seen {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        seen = stats.flushes_failed + 1;
+        // The first failures may have sorted what was frozen; from then on nothing is added.
+        let full = *flat.get_or_insert(stats.buffer_bytes);
+        assert_eq!(stats.buffer_bytes, full, "after {} failures", stats.flushes_failed);
+        assert!(stats.buffer_bytes_peak <= BUFFER_BYTES_MAX, "{}", stats.buffer_bytes_peak);
+        assert_eq!(stats.rows_buffered, before.rows_buffered);
+    }
+    assert!(engine.stats().flushes_failed_in_a_row >= FAILURES);
+    assert_eq!(try_write(&engine, "db", &lines(rounds)).await.unwrap_err().kind(), Kind::Limit, "still refused");
+    blocked.heal();
+    while engine.stats().rows_buffered > 0 {
+        engine.flush(None).await.unwrap();
+    }
+    let stats = engine.stats();
+    assert!(stats.buffer_bytes < BUFFER_BYTES_MAX / 10, "{} bytes stay taken", stats.buffer_bytes);
+    // Of the row that each round wrote, each flush has one.
+    let flushed = stats.rows_flushed - rounds * 200;
+    assert!(flushed <= stats.flushes, "{flushed} versions of one row in {} flushes", stats.flushes);
+    let newest = rounds - 1;
+    let found = rows(&engine, "m").await;
+    assert_eq!(found.len() as u64, 1 + rounds * 200);
+    assert_eq!(found[0], format!("0 h=all v={newest}"), "the last write wins");
+    engine.close(Duration::from_secs(30)).await.unwrap();
+    drop(engine);
+    let (engine, opened) = loop {
+        // The task that flushed in the background holds the folder until it has seen the end.
+        match Engine::open(config(dir.path()), Env::default()).await {
+            Err(error) if error.kind() == Kind::Conflict => tokio::time::sleep(Duration::from_millis(5)).await,
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!(opened.rows_recovered, 0);
+    assert_eq!(rows(&engine, "m").await, found);
+}
+
+/// S1, E4: a log that is full refuses before it acknowledges, and takes writes again once it is trimmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_log_refuses_until_it_is_trimmed_s1() {
+    let dir = tempfile::tempdir().unwrap();
+    let max = ByteSize::new(64 << 10);
+    let (engine, _) = open(Config { wal_bytes_max: max, ..config(dir.path()) }).await;
+    let mut rounds = 0;
+    let refusal = loop {
+        match try_write(&engine, "db", &lines(rounds)).await {
+            Ok(_) => rounds += 1,
+            Err(error) => break error,
+        }
+        assert!(rounds < 10_000, "never refused");
+    };
+    assert_eq!(refusal.kind(), Kind::Limit);
+    assert!(matches!(refusal.retry(), Retry::After(_)) && refusal.to_string().contains("wal_bytes_max"), "{refusal:?}");
+    assert_eq!(rows(&engine, "m").await.len() as u64, 1 + rounds * 200, "exactly what was acknowledged");
+    engine.flush(None).await.unwrap();
+    write(&engine, &lines(rounds)).await;
+    assert_eq!(rows(&engine, "m").await.len() as u64, 1 + (rounds + 1) * 200);
+}
