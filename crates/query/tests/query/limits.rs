@@ -141,7 +141,7 @@ fn past_its_memory_a_query_spills_or_ends() {
     let world = World::with(|settings| {
         tight(settings);
         settings.query_spill_dir = Some(folder.path().join("other"));
-        settings.query_spill_bytes_max = ByteSize::kib(256);
+        settings.query_spill_bytes_max = ByteSize::new(256 << 10);
     });
     let error = world.ask("db", sorted).unwrap_err();
     assert_eq!(error.kind(), Kind::Limit, "{error}");
