@@ -349,13 +349,12 @@ pub(crate) fn finish(with: &Finish<'_>, plan: &Plan, terminal: &Terminal) -> any
     Ok(exit_of(&operations))
 }
 
-/// Applies a plan with a progress bar.
+/// Applies a plan and tells how far it is.
 fn carry_out(with: &Finish<'_>, plan: &Plan, terminal: &Terminal) -> anyhow::Result<Vec<Operation>> {
-    let bar = history::bar(plan.entries.len() as u64, terminal);
-    let step = |_: u32, _: weir_ops::Step| bar.inc(1);
-    let options = weir_ops::RunOptions { on_step: Some(&step), ..with.run.options() };
-    let operation = weir_ops::apply(with.history, with.target, plan, &options)?;
-    bar.finish_and_clear();
+    let operation = with.run.told(plan.entries.len() as u64, terminal, |step| {
+        let options = weir_ops::RunOptions { on_step: Some(step), ..with.run.options() };
+        weir_ops::apply(with.history, with.target, plan, &options)
+    })?;
     Ok(vec![operation])
 }
 
@@ -394,11 +393,12 @@ fn resume(args: &ResumeArgs, terminal: &Terminal) -> anyhow::Result<Exit> {
     if left > 0 && operation.state != State::Done {
         args.run_args.confirm(left as usize)?;
     }
-    let bar = history::bar(u64::from(left), terminal);
-    let step = |_: u32, _: weir_ops::Step| bar.inc(1);
-    let options = weir_ops::RunOptions { on_step: Some(&step), policy: args.drift.policy(), ..args.run_args.options() };
-    let operations = vec![weir_ops::resume(&history, &target, id, &options)?];
-    bar.finish_and_clear();
+    let resumed = args.run_args.told(u64::from(left), terminal, |step| {
+        let policy = args.drift.policy();
+        let options = weir_ops::RunOptions { on_step: Some(step), policy, ..args.run_args.options() };
+        weir_ops::resume(&history, &target, id, &options)
+    });
+    let operations = vec![resumed?];
     print(output::outcome(args.run_args.format, &operations)?)?;
     Ok(exit_of(&operations))
 }

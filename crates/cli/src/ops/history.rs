@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use weir_base::{Clock, SystemClock};
 use weir_journal::Lost;
-use weir_ops::{Env, History, Options, Policy, RunOptions, View};
+use weir_ops::{Env, History, Options, Policy, RunOptions, Step, View};
+use weir_track::Progress;
 
 use super::output::Format;
 use crate::config::Config;
@@ -17,6 +17,7 @@ use crate::embedded::OPERATIONS;
 use crate::exit::Exit;
 use crate::folder::{Open, Target, data_folder};
 use crate::terminal::Terminal;
+use crate::track::progress::{ProgressForm, Teller};
 
 /// Which history.
 #[derive(Debug, Clone, clap::Args)]
@@ -82,12 +83,30 @@ pub(crate) struct RunArgs {
     /// Longest time of the run, seconds; what is left can be resumed.
     #[arg(long, default_value_t = 14_400, value_name = "SECONDS")]
     deadline_s: u64,
+    /// How progress is told on stderr.
+    #[arg(long, value_enum, default_value_t = ProgressForm::Auto)]
+    pub(crate) progress: ProgressForm,
     /// Form of the answer.
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) format: Format,
 }
 
 impl RunArgs {
+    /// Tells how far `work` is, which calls what it is given after each of `total` entries.
+    pub(crate) fn told<T>(
+        &self,
+        total: u64,
+        terminal: &Terminal,
+        work: impl FnOnce(&(dyn Fn(u32, Step) + Sync)) -> T,
+    ) -> T {
+        let progress = Progress::new("entries", Some(total));
+        let teller = Teller::start(&progress, self.progress, terminal);
+        let outcome = work(&|_, _| progress.add(1));
+        progress.finish();
+        teller.stop();
+        outcome
+    }
+
     /// The bounds of the run.
     pub(crate) fn options(&self) -> RunOptions<'static> {
         RunOptions {
@@ -181,18 +200,6 @@ pub(crate) fn tell_lost(lost: &[Lost], terminal: &Terminal) -> Exit {
         terminal.warn(format!("{file}: {} bytes at {} are damaged: {}", lost.bytes, lost.offset, lost.what));
     }
     if lost.is_empty() { Exit::Done } else { Exit::Damaged }
-}
-
-/// A bar over entries with the time left; drawn only on a terminal.
-pub(crate) fn bar(total: u64, terminal: &Terminal) -> ProgressBar {
-    if !terminal.draws_progress() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(total);
-    if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos} of {len}, {per_sec}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 /// Writes a file atomically.
