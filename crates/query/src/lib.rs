@@ -14,6 +14,7 @@ mod memory;
 mod predicate;
 mod running;
 mod scan;
+mod scope;
 mod session;
 mod settings;
 mod show;

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::functions;
 use crate::memory::SharedMemory;
 use crate::predicate;
+use crate::scope;
 use crate::settings::Settings;
 use crate::show;
 use crate::sql::Request;
@@ -101,8 +102,8 @@ impl Sessions {
 
     /// Plans a statement on snapshots taken now and starts it. Also says which versions of the past it reads.
     pub(crate) async fn execute(&self, request: &Request) -> Result<(SendableRecordBatchStream, Vec<String>)> {
-        let catalog =
-            QueryCatalog::new(Arc::clone(&self.tables), self.url.clone(), Arc::clone(&self.footers), &request.database);
+        let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
+        let catalog = QueryCatalog::new(tables, self.url.clone(), Arc::clone(&self.footers), &request.database);
         let state = self.state(request, &catalog)?;
         let stream = match statement::parse(&request.sql)? {
             Statement::Show(show) => match show::answer(&show, &catalog, &request.database).await? {
