@@ -12,6 +12,8 @@ pub enum Kind {
     NotFound,
     /// The input is malformed or breaks a rule; the same input will fail again.
     Invalid,
+    /// Whoever asks may not do this; who may is for others to say.
+    Forbidden,
     /// Somebody else holds it, changed it or made it first.
     Conflict,
     /// A configured limit was reached; the message names the limit and its setting.
@@ -30,6 +32,7 @@ impl Kind {
         match self {
             Kind::NotFound => "not_found",
             Kind::Invalid => "invalid",
+            Kind::Forbidden => "forbidden",
             Kind::Conflict => "conflict",
             Kind::Limit => "limit",
             Kind::Unavailable => "unavailable",

@@ -20,7 +20,7 @@ use weir_track::{Finished, Progress, Row};
 
 use crate::client;
 use crate::exit::Exit;
-use crate::folder::{Open, Target};
+use crate::folder::Target;
 use crate::runtime;
 use crate::session::{Purpose, Session};
 use crate::terminal::{self, Terminal};
@@ -163,7 +163,7 @@ impl Timer {
 }
 
 fn workloads(dir: &Path, timer: &mut Timer, terminal: &Terminal) -> Result<()> {
-    let target = Target { data: Some(dir.join("data")), server: None, open: Open::default() };
+    let target = Target { data: Some(dir.join("data")), ..Target::default() };
     runtime::block_on(async {
         let mut session = Session::open(&target, Purpose::Write, "weir bench", terminal).await?;
         let outcome = database(&mut session, timer).await;

@@ -1,8 +1,11 @@
-//! A small HTTP client: over TCP, over a server's unix socket, or straight into a router in this process.
+//! A small HTTP client: over TCP, with or without TLS, over a server's unix socket, or straight into a router in this process.
 //!
 //! The third makes an embedded database and a server one thing for every command: same routes, same limits, same errors.
 
-use std::path::PathBuf;
+mod tls;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,11 +13,17 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt;
 use hyper::client::conn::http1::SendRequest;
+use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tower::ServiceExt;
 use weir_base::Kind;
+
+use crate::folder::{Secret, Target};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An error's body that is read at most.
@@ -25,6 +34,8 @@ const ERROR_BYTES_MAX: usize = 1 << 20;
 pub(crate) enum Transport {
     /// `HOST:PORT`.
     Tcp(String),
+    /// `HOST:PORT`, whose certificate must be for this name.
+    Tls(String, ServerName<'static>, Arc<ClientConfig>),
     /// A server's socket.
     Unix(PathBuf),
     /// A database in this process.
@@ -35,6 +46,7 @@ impl std::fmt::Display for Transport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(authority) => write!(f, "http://{authority}"),
+            Self::Tls(authority, ..) => write!(f, "https://{authority}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
             Self::InProcess(_) => f.write_str("this process"),
         }
@@ -75,26 +87,33 @@ impl std::error::Error for Unreachable {}
 /// A client with at most one open connection.
 pub(crate) struct Client {
     transport: Transport,
+    /// Sent with every request.
+    token: Option<Secret>,
     connection: Option<SendRequest<Body>>,
 }
 
 impl Client {
     pub(crate) fn new(transport: Transport) -> Self {
-        Self { transport, connection: None }
+        Self { transport, token: None, connection: None }
     }
 
-    /// Of a URL as people write it: `http://host:8181`, `host:8181`.
-    pub(crate) fn of_url(url: &str) -> Result<Self> {
-        if url.starts_with("https://") {
-            bail!("https is not spoken; use http:// on a network that you trust, or a proxy");
-        }
-        let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-        if authority.is_empty() || authority.contains(['/', '@', '?', '#', ' ']) {
-            bail!("'{url}' is not a server's address such as http://127.0.0.1:8181");
-        }
-        let port_given = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let authority = if port_given { authority.to_owned() } else { format!("{authority}:8181") };
-        Ok(Self::new(Transport::Tcp(authority)))
+    /// Of the server that `target` names; `None` when it names none.
+    ///
+    /// # Errors
+    /// When the address makes no sense, or the certificates to trust cannot be read.
+    pub(crate) fn of_target(target: &Target) -> Result<Option<Self>> {
+        let Some(url) = &target.server else { return Ok(None) };
+        let mut client = Self::new(transport(url, target.ca.as_deref())?);
+        client.token.clone_from(&target.token);
+        Ok(Some(client))
+    }
+
+    /// Whether a token would go over a network where others can read it.
+    pub(crate) fn tells_token(&self) -> bool {
+        let Transport::Tcp(authority) = &self.transport else { return false };
+        let host = host_of(authority);
+        let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        self.token.is_some() && !local
     }
 
     /// Who is at the other end.
@@ -123,10 +142,16 @@ impl Client {
             return Ok(answer);
         }
         let host = match &self.transport {
-            Transport::Tcp(authority) => authority.clone(),
+            Transport::Tcp(authority) | Transport::Tls(authority, ..) => authority.clone(),
             _ => "localhost".to_owned(),
         };
         request.headers_mut().insert(header::HOST, host.parse().context("the server's name is not a host name")?);
+        if let Some(token) = &self.token {
+            let value = format!("Bearer {}", token.reveal());
+            let mut value = HeaderValue::try_from(value).context("the token has characters that no token has")?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
         let sender = self.connected().await?;
         match sender.send_request(request).await {
             Ok(answer) => Ok(answer.map(Body::new)),
@@ -150,6 +175,30 @@ impl Client {
     }
 }
 
+/// Of a URL as people write it: `http://host:8181`, `https://host:8181`, `host:8181`.
+fn transport(url: &str, ca: Option<&Path>) -> Result<Transport> {
+    let encrypted = url.strip_prefix("https://");
+    let authority = encrypted.or_else(|| url.strip_prefix("http://")).unwrap_or(url).trim_end_matches('/');
+    if authority.is_empty() || authority.contains(['/', '@', '?', '#', ' ']) {
+        // The address may hold a password: it is not printed.
+        bail!("this is not a server's address such as http://127.0.0.1:8181");
+    }
+    let port_given = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let authority = if port_given { authority.to_owned() } else { format!("{authority}:8181") };
+    if encrypted.is_none() {
+        return Ok(Transport::Tcp(authority));
+    }
+    let name = ServerName::try_from(host_of(&authority).to_owned())
+        .with_context(|| format!("'{authority}' has no name that a certificate could be for"))?;
+    Ok(Transport::Tls(authority, name, tls::config(ca)?))
+}
+
+/// Without the port, and without the brackets of an IPv6 address.
+fn host_of(authority: &str) -> &str {
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
 async fn connect(transport: &Transport) -> Result<SendRequest<Body>> {
     let cannot = |error: std::io::Error| Unreachable(format!("cannot connect to {transport}: {error}"));
     let connecting = async {
@@ -158,6 +207,12 @@ async fn connect(transport: &Transport) -> Result<SendRequest<Body>> {
                 let stream = tokio::net::TcpStream::connect(authority).await.map_err(cannot)?;
                 stream.set_nodelay(true).map_err(cannot)?;
                 handshake(stream).await
+            }
+            Transport::Tls(authority, name, config) => {
+                let stream = tokio::net::TcpStream::connect(authority).await.map_err(cannot)?;
+                stream.set_nodelay(true).map_err(cannot)?;
+                let connector = TlsConnector::from(Arc::clone(config));
+                handshake(connector.connect(name.clone(), stream).await.map_err(cannot)?).await
             }
             Transport::Unix(path) => handshake(tokio::net::UnixStream::connect(path).await.map_err(cannot)?).await,
             Transport::InProcess(_) => bail!("a database in this process has no connection"),
@@ -215,13 +270,22 @@ pub(crate) async fn refusal(answer: Response<Body>) -> anyhow::Error {
 }
 
 fn kind_of_code(code: &str) -> Option<Kind> {
-    const KINDS: [Kind; 7] =
-        [Kind::NotFound, Kind::Invalid, Kind::Conflict, Kind::Limit, Kind::Unavailable, Kind::Damaged, Kind::Internal];
+    const KINDS: [Kind; 8] = [
+        Kind::NotFound,
+        Kind::Invalid,
+        Kind::Forbidden,
+        Kind::Conflict,
+        Kind::Limit,
+        Kind::Unavailable,
+        Kind::Damaged,
+        Kind::Internal,
+    ];
     KINDS.into_iter().find(|kind| kind.code() == code)
 }
 
 fn kind_of_status(status: StatusCode) -> Kind {
     match status.as_u16() {
+        401 | 403 => Kind::Forbidden,
         404 => Kind::NotFound,
         409 => Kind::Conflict,
         408 | 413 | 422 | 429 => Kind::Limit,
@@ -254,10 +318,11 @@ mod tests {
             ("db.example", "http://db.example:8181"),
             ("http://[::1]:90/", "http://[::1]:90"),
         ] {
-            assert_eq!(Client::of_url(url).unwrap().peer(), peer);
+            assert_eq!(transport(url, None).unwrap().to_string(), peer);
         }
-        for bad in ["https://x", "http://", "http://x/y", "a b"] {
-            assert!(Client::of_url(bad).is_err(), "{bad}");
+        for bad in ["http://", "https://", "http://x/y", "a b", "http://user:secret@x"] {
+            let told = transport(bad, None).err().expect("refused").to_string();
+            assert!(!told.contains("secret"), "{bad}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use weir_base::ByteSize;
-use weir_server::Retention;
+use weir_server::{Retention, TlsFiles};
 
 use crate::folder::Open;
 use crate::logging::LogFormat;
@@ -77,6 +77,8 @@ struct Raw {
 #[serde(default)]
 struct RawServer {
     http: Option<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     log: Option<LogFormat>,
     log_level: Option<String>,
     stop_timeout_s: Option<u64>,
@@ -89,6 +91,7 @@ struct RawServer {
 #[serde(default)]
 struct RawLimits {
     connections_max: Option<usize>,
+    tls_handshake_timeout_s: Option<u64>,
     header_timeout_s: Option<u64>,
     body_idle_timeout_s: Option<u64>,
     body_timeout_s: Option<u64>,
@@ -244,6 +247,8 @@ impl Config {
         if let Some(http) = &raw.http {
             self.server.http = Some(address(http).context("setting server.http")?);
         }
+        self.server.tls =
+            tls(raw.tls_cert.as_ref(), raw.tls_key.as_ref(), "settings server.tls_cert and server.tls_key")?;
         set(&mut self.server.stop_timeout, "server.stop_timeout_s", raw.stop_timeout_s, Duration::from_secs)?;
         set(&mut self.close_timeout, "server.close_timeout_s", raw.close_timeout_s, Duration::from_secs)
     }
@@ -252,6 +257,8 @@ impl Config {
         let seconds = Duration::from_secs;
         let limits = &mut self.server;
         set(&mut limits.connections_max, "limits.connections_max", raw.connections_max, |n| n)?;
+        let handshake = raw.tls_handshake_timeout_s;
+        set(&mut limits.tls_handshake_timeout, "limits.tls_handshake_timeout_s", handshake, seconds)?;
         set(&mut limits.header_timeout, "limits.header_timeout_s", raw.header_timeout_s, seconds)?;
         set(&mut limits.body_idle_timeout, "limits.body_idle_timeout_s", raw.body_idle_timeout_s, seconds)?;
         set(&mut limits.body_timeout, "limits.body_timeout_s", raw.body_timeout_s, seconds)?;
@@ -362,6 +369,15 @@ fn store_environment() -> Vec<(String, String)> {
     ours.filter(|(name, _)| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
         .map(|(name, value)| (name.to_ascii_lowercase(), value))
         .collect()
+}
+
+/// Certificate and key, which go together.
+pub(crate) fn tls(cert: Option<&PathBuf>, key: Option<&PathBuf>, names: &str) -> Result<Option<TlsFiles>> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert: cert.clone(), key: key.clone() })),
+        (None, None) => Ok(None),
+        _ => bail!("{names} go together: one without the other is no TLS"),
+    }
 }
 
 /// `HOST:PORT` as an address; a name must resolve.

@@ -33,8 +33,8 @@ pub(crate) struct Args {
 /// Runs `weir doctor`.
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
     let findings = runtime::block_on(async {
-        match &args.target.server {
-            Some(url) => Ok(checks::server(&mut client::Client::of_url(url)?).await),
+        match client::Client::of_target(&args.target)? {
+            Some(mut client) => Ok(checks::server(&mut client).await),
             None => {
                 let data = data_folder(args.target.data.as_ref())?;
                 Ok(checks::folder(&data, &args.target.open, terminal).await)

@@ -53,7 +53,8 @@ impl From<Kind> for Exit {
     fn from(kind: Kind) -> Self {
         match kind {
             Kind::NotFound => Exit::NotFound,
-            Kind::Invalid => Exit::Usage,
+            // A command that its token does not allow was the wrong command, or the wrong token.
+            Kind::Invalid | Kind::Forbidden => Exit::Usage,
             Kind::Conflict => Exit::Conflict,
             Kind::Limit | Kind::Unavailable => Exit::Unavailable,
             Kind::Damaged => Exit::Damaged,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 /// Which database folder or server a command works on.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Target {
     /// Data folder [default: the platform's, as `weir doctor` tells].
     ///
@@ -16,8 +16,37 @@ pub(crate) struct Target {
     /// A server to go through instead, such as http://127.0.0.1:8181.
     #[arg(long, value_name = "URL", conflicts_with_all = ["store", "config"])]
     pub(crate) server: Option<String>,
+    /// A token for that server; in WEIR_TOKEN others on this machine do not see it.
+    #[arg(long, env = "WEIR_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<Secret>,
+    /// Certificates to trust for https:// [default: SSL_CERT_FILE, else those of the system].
+    #[arg(long, value_name = "FILE", requires = "server")]
+    pub(crate) ca: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) open: Open,
+}
+
+/// What must not be printed.
+#[derive(Clone)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// How to open a data folder.

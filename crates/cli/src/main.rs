@@ -24,6 +24,7 @@ mod session;
 mod sql;
 mod tables;
 mod terminal;
+mod token;
 mod track;
 mod write;
 
@@ -65,6 +66,8 @@ enum Command {
     Compact(tables::CompactArgs),
     /// See and stop the queries of a server.
     Queries(queries::Args),
+    /// Make, list and revoke tokens of a server.
+    Token(token::Args),
     /// Check a data folder or server, and say what to do.
     Doctor(doctor::Args),
     /// Print the settings of `weir serve` with their defaults.
@@ -111,6 +114,7 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         Command::Tables(args) => tables::run(&args, terminal),
         Command::Compact(args) => tables::compact(&args, terminal),
         Command::Queries(args) => queries::run(&args, terminal),
+        Command::Token(args) => token::run(&args, terminal),
         Command::Doctor(args) => doctor::run(&args, terminal),
         Command::Config => terminal::print(config::DEFAULT),
         Command::Completions { shell } => {

@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
 }
 
 async fn load_and_ask(args: &Args, terminal: &Terminal) -> Result<()> {
-    let target = Target { data: Some(args.folder.clone()), server: None, open: Open::default() };
+    let target = Target { data: Some(args.folder.clone()), ..Target::default() };
     let mut session = Session::open(&target, Purpose::Write, "weir quickstart", terminal).await?;
     let outcome = work(args, &mut session, terminal).await;
     session.close(terminal).await;

@@ -7,9 +7,11 @@ use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use weir_base::OsFileSystem;
+use weir_server::tokens::TokenFile;
 use weir_server::{Database, Server};
 
-use crate::config::{Config, address};
+use crate::config::{Config, address, tls};
 use crate::embedded;
 use crate::exit::Exit;
 use crate::folder::{Open, data_folder};
@@ -23,6 +25,7 @@ use crate::terminal::Terminal;
 #[command(after_help = "Examples:
   weir serve --data ./data
   weir serve --data ./data --http 0.0.0.0:8181 --log json
+  weir serve --data ./data --http 0.0.0.0:8181 --tls-cert cert.pem --tls-key key.pem
   weir serve --data ./data --store s3://bucket/weir
 
 SIGTERM or SIGINT ends in order: running requests finish, everything is flushed, exit 0. A second
@@ -36,6 +39,12 @@ pub(crate) struct Args {
     /// Where to listen [default: 127.0.0.1:8181]; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
+    /// Certificate chain in PEM form: speak TLS only.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key in PEM form.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Form of the log on stderr [default: text].
     #[arg(long, value_enum)]
     log: Option<LogFormat>,
@@ -57,6 +66,9 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<Exit> {
     if let Some(http) = &args.http {
         config.server.http = Some(address(http)?);
     }
+    if let Some(files) = tls(args.tls_cert.as_ref(), args.tls_key.as_ref(), "--tls-cert and --tls-key")? {
+        config.server.tls = Some(files);
+    }
     config.log = args.log.unwrap_or(config.log);
     if let Some(level) = &args.log_level {
         config.log_level.clone_from(level);
@@ -76,6 +88,7 @@ pub(crate) async fn serve(config: &mut Config, logging: &Logging, terminal: &Ter
         () = signals.next() => return Ok(Exit::Done),
     };
     config.server.socket = Some(socket_of(&config.engine.data));
+    config.server.tokens = Some(TokenFile::new(Arc::new(OsFileSystem), &config.engine.data));
     let app = embedded::app(config, Arc::clone(&database), logging.dropped());
     let server = match Server::bind(app).await {
         Ok(server) => server,
@@ -128,15 +141,35 @@ async fn retain_always(database: Arc<dyn Database>, config: Config, stop: Cancel
 
 fn announce(server: &Server, config: &Config, terminal: &Terminal) {
     let data = config.engine.data.display().to_string();
-    if let Some(at) = server.address() {
-        tracing::info!(address = %at, %data, "listening");
-        terminal.say(format!("weir {} serves {data} at http://{at}", weir_server::VERSION));
-        if !at.ip().is_loopback() {
-            let open =
-                "this address can be reached by others and there are no tokens and no TLS: put a proxy in front of it";
-            terminal.warn(open);
-            tracing::warn!(address = %at, "{open}");
-        }
+    let Some(at) = server.address() else { return };
+    let (tls, tokens) = (config.server.tls.is_some(), server.needs_tokens());
+    tracing::info!(address = %at, %data, tls, tokens, "listening");
+    let scheme = if tls { "https" } else { "http" };
+    terminal.say(format!("weir {} serves {data} at {scheme}://{at}", weir_server::VERSION));
+    if let Some(open) = exposed(at.ip(), tokens, tls) {
+        terminal.warn(open);
+        tracing::warn!(address = %at, tls, tokens, "{open}");
+    }
+}
+
+/// What others can do who reach an address, where they should not be able to.
+fn exposed(ip: std::net::IpAddr, tokens: bool, tls: bool) -> Option<&'static str> {
+    if ip.is_loopback() {
+        return None;
+    }
+    match (tokens, tls) {
+        (true, true) => None,
+        (false, false) => Some(
+            "NOT PROTECTED: whoever reaches this address may read, change and delete everything, and whoever sits on the way \
+             can read along; make tokens (`weir token create`), and give a certificate (--tls-cert, --tls-key) or put a proxy in front",
+        ),
+        (false, true) => Some(
+            "NOT PROTECTED: whoever reaches this address may read, change and delete everything; make tokens (`weir token create`)",
+        ),
+        (true, false) => Some(
+            "NOT ENCRYPTED: whoever sits on the way to this address can read data and tokens, and use those; give a certificate \
+             (--tls-cert, --tls-key) or put a proxy in front",
+        ),
     }
 }
 
@@ -156,6 +189,23 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_exposed_is_said_exactly() {
+        let [local, other] = ["::1", "0.0.0.0"].map(|ip| ip.parse().unwrap());
+        for (tokens, tls) in [(false, false), (false, true), (true, false), (true, true)] {
+            assert_eq!(exposed(local, tokens, tls), None);
+            let told = exposed(other, tokens, tls).unwrap_or_default();
+            assert_eq!(told.contains("NOT PROTECTED") && told.contains("weir token create"), !tokens, "{told}");
+            assert_eq!(told.contains("--tls-cert"), !tls, "{told}");
+            assert_eq!(told.is_empty(), tokens && tls, "{told}");
         }
     }
 }

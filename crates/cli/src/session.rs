@@ -51,8 +51,11 @@ impl Session {
     /// # Errors
     /// `conflict`, naming the holder, when another process that is no server holds the folder.
     pub(crate) async fn open(target: &Target, purpose: Purpose, owner: &str, terminal: &Terminal) -> Result<Self> {
-        if let Some(url) = &target.server {
-            return Ok(Self { client: Client::of_url(url)?, database: None, terminal: *terminal });
+        if let Some(client) = Client::of_target(target)? {
+            if client.tells_token() {
+                terminal.warn("the token goes over the network in clear: use https:// where others can listen");
+            }
+            return Ok(Self { client, database: None, terminal: *terminal });
         }
         let data = data_folder(target.data.as_ref())?;
         if purpose == Purpose::Read && !data.is_dir() {

@@ -154,7 +154,8 @@ fn wrong_names_and_usage_have_their_exit_codes() {
         (&["write", "--data", data, "/nothing/here.lp"], 3),
         (&["write", "--data", data, "--format", "csv", "-"], 2),
         (&["sql", "--server", "http://127.0.0.1:1", "select 1"], 6),
-        (&["sql", "--server", "https://127.0.0.1", "select 1"], 2),
+        (&["sql", "--server", "http://127.0.0.1/path", "select 1"], 2),
+        (&["sql", "--server", "https://127.0.0.1:1", "--ca", "/nothing/here.pem", "select 1"], 3),
         (&["nonsense"], 2),
     ] {
         let output = run(weir().args(arguments), b"m v=1\n");

@@ -9,6 +9,9 @@ weir_base::define_error!("What a query could not do, for whom it matters (kind) 
 const LIMIT_SETTINGS: &str =
     " (settings query_each_memory_bytes_max, query_memory_bytes_max, query_spill_dir, query_spill_bytes_max)";
 
+/// DataFusion's name of the limit of spilled bytes, by which alone its error can be told.
+const SPILL_SETTING: &str = "max_temp_directory_size";
+
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
         classify(error)
@@ -33,6 +36,10 @@ fn classify(error: DataFusionError) -> Error {
         Ok(ours) => return ours,
         Err(error) => error,
     };
+    if error.to_string().contains(SPILL_SETTING) {
+        let what = "the query has to spill more than all queries may together (setting query_spill_bytes_max)";
+        return Error::new(Kind::Limit, what);
+    }
     let (kind, retry) = match &error {
         DataFusionError::SQL(..)
         | DataFusionError::Plan(_)

@@ -18,6 +18,7 @@ mod predicate;
 mod running;
 mod runs;
 mod scan;
+mod scope;
 mod session;
 mod settings;
 mod show;

@@ -29,6 +29,7 @@ use crate::functions;
 use crate::memory::SharedMemory;
 use crate::planner;
 use crate::predicate;
+use crate::scope;
 use crate::settings::Settings;
 use crate::show;
 use crate::sql::Request;
@@ -107,8 +108,8 @@ impl Sessions {
         request: &Request,
         now: Timestamp,
     ) -> Result<(SendableRecordBatchStream, Vec<String>)> {
-        let catalog =
-            QueryCatalog::new(Arc::clone(&self.tables), self.url.clone(), Arc::clone(&self.footers), &request.database);
+        let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
+        let catalog = QueryCatalog::new(tables, self.url.clone(), Arc::clone(&self.footers), &request.database);
         let mut state = self.state(request, &catalog)?;
         // `now()` is one time for the whole statement, by our clock.
         state.mark_start_execution();

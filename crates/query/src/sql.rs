@@ -46,6 +46,8 @@ pub struct Request {
     pub params: Vec<(String, ScalarValue)>,
     /// Less time than the setting allows.
     pub deadline: Option<Duration>,
+    /// The only databases that may be read or listed; `None` for all.
+    pub databases: Option<Arc<[String]>>,
     /// Who goes first when all slots are taken.
     pub priority: Priority,
 }

@@ -11,10 +11,12 @@ use weir_limits::inflate::Budget;
 
 use crate::config::Config;
 use crate::database::Database;
+use crate::error::{Error, Result};
 use crate::health::Since;
 use crate::metrics::Metrics;
 use crate::status::{Dialect, Problem};
-use crate::{health, metrics, query, request, upkeep, write};
+use crate::tokens::Tokens;
+use crate::{guard, health, metrics, query, request, upkeep, write};
 
 /// The state behind all routes.
 pub struct App {
@@ -28,6 +30,7 @@ pub struct App {
     pub(crate) write_slots: Semaphore,
     pub(crate) parse_slots: Arc<Semaphore>,
     pub(crate) stopping: CancellationToken,
+    pub(crate) tokens: Arc<Tokens>,
 }
 
 impl App {
@@ -46,6 +49,7 @@ impl App {
             metrics: Metrics::new(log_lines_dropped),
             since: Since::default(),
             stopping: CancellationToken::new(),
+            tokens: Arc::new(Tokens::new(config.tokens.clone(), random.as_ref())),
             config,
             database,
             clock,
@@ -57,10 +61,40 @@ impl App {
     pub fn database(&self) -> &Arc<dyn Database> {
         &self.database
     }
+
+    /// Reads the list of tokens; until then [`guarded`] lets nobody in who needs one.
+    ///
+    /// # Errors
+    /// When there is a list and it cannot be read.
+    pub async fn read_tokens(&self) -> Result<()> {
+        let tokens = Arc::clone(&self.tokens);
+        let read = tokio::task::spawn_blocking(move || tokens.look()).await;
+        read.map_err(|error| Error::wrap(weir_base::Kind::Internal, "reading the list of tokens panicked", error))?
+    }
+
+    /// Whether requests over TCP need a token.
+    pub fn needs_tokens(&self) -> bool {
+        self.tokens.needed()
+    }
 }
 
-/// All routes. An embedded caller may call this service without any socket.
+/// All routes, for callers who may do everything: those in this process, without any socket, and those on the folder's socket.
 pub fn router(app: Arc<App>) -> Router {
+    let routes = routes().layer(axum::middleware::from_fn(guard::trust));
+    observed(routes, app)
+}
+
+/// All routes, for callers who need a token where there are tokens: those over TCP.
+pub fn guarded(app: Arc<App>) -> Router {
+    let routes = routes().layer(axum::middleware::from_fn_with_state(Arc::clone(&app), guard::guard));
+    observed(routes, app)
+}
+
+fn observed(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
+    routes.layer(axum::middleware::from_fn_with_state(Arc::clone(&app), request::observe)).with_state(app)
+}
+
+fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/write", post(write::v1))
         .route("/api/v2/write", post(write::v2))
@@ -76,6 +110,4 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::render))
         .fallback(|| async { Problem::not_found("no such address").respond(Dialect::Weir) })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed().respond(Dialect::Weir) })
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), request::observe))
-        .with_state(app)
 }

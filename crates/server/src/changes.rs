@@ -20,6 +20,7 @@ use weir_ops::{Env, Filter, History, Operation, Options, Plan, Policy, RunOption
 use weir_query::change::{Change, ChangeRequest, Drift};
 
 use crate::error::{Error, Result};
+use crate::tokens::{Grant, Right};
 
 /// How long a change waits for the one before it.
 const TURN_WAIT: Duration = Duration::from_secs(60);
@@ -70,8 +71,12 @@ impl Changes {
     }
 
     /// Carries a change out, or says what it would do: a row for each table.
-    pub(crate) async fn run(&self, request: ChangeRequest, actor: String) -> Result<RecordBatch> {
-        self.work(move |work| work.run(&request, &actor)).await
+    ///
+    /// # Errors
+    /// `forbidden` when anything of it is past the grant; nothing is done then.
+    pub(crate) async fn run(&self, request: ChangeRequest, actor: String, grant: Grant) -> Result<RecordBatch> {
+        check_named(&request.change, &grant)?;
+        self.work(move |work| work.run(&request, &actor, &grant)).await
     }
 
     /// Deletes the rows of a table that are older than a time in nanoseconds UTC; returns how many.
@@ -92,24 +97,16 @@ impl Changes {
 }
 
 impl Work {
-    fn run(&self, request: &ChangeRequest, actor: &str) -> Result<RecordBatch> {
-        let settings = &self.settings;
-        let (history, recovery) =
-            History::open(Env::system(), &settings.dir, &settings.owner, settings.options.clone()).map_err(of_ops)?;
-        if let Some(torn) = recovery.torn {
-            tracing::warn!(
-                bytes = torn.bytes,
-                offset = torn.offset,
-                "the history of operations ended in a torn write, which was cut"
-            );
-        }
+    fn run(&self, request: &ChangeRequest, actor: &str, grant: &Grant) -> Result<RecordBatch> {
+        let history = self.history()?;
         if let Change::Resume { operation, drift } = &request.change {
-            return self.resume(&history, operation, *drift, request.preview);
+            return self.resume(&history, operation, *drift, request.preview, grant);
         }
-        let plan = match self.plan(&history, &request.change, actor) {
+        let plan = match self.plan(&history, &request.change, actor, grant) {
             Err(error) if error.kind() == Kind::NotFound && may_be_missing(&request.change) => return lines(&[]),
             plan => plan?,
         };
+        check_entries(&plan.entries, grant)?;
         plan.check_protected(&self.settings.protected).map_err(of_ops)?;
         if request.preview {
             return lines(&[planned(&plan), noted(&plan)].concat());
@@ -144,7 +141,7 @@ impl Work {
         answer(&operation, Vec::new()).map(|_| rows)
     }
 
-    fn plan(&self, history: &History, change: &Change, actor: &str) -> Result<Plan> {
+    fn plan(&self, history: &History, change: &Change, actor: &str, grant: &Grant) -> Result<Plan> {
         let (kind, entries) = match change {
             Change::Delete { database, table, predicate } => {
                 let entry = self.target.delete_entry(history.new_id(), database, table, predicate);
@@ -156,7 +153,15 @@ impl Work {
             Change::DropDatabase { database, .. } => {
                 ("drop", self.target.drop_database_entries(database).map_err(of_engine)?)
             }
-            Change::Undo { operations, only, drift } => return self.undo(history, operations, only, *drift, actor),
+            Change::Undo { operations, only, drift } => {
+                for prefix in operations {
+                    check_entries(
+                        &history.view().and_then(|view| view.show(prefix)).map_err(of_ops)?.0.entries,
+                        grant,
+                    )?;
+                }
+                return self.undo(history, operations, only, *drift, actor);
+            }
             Change::Resume { .. } => return Err(Error::new(Kind::Internal, "a resume has no plan of its own")),
         };
         Plan::make(history, &self.target, actor, kind, entries).map_err(of_ops)
@@ -177,8 +182,16 @@ impl Work {
         Plan::undo(history, &self.target, actor, &ids, &options).map_err(of_ops)
     }
 
-    fn resume(&self, history: &History, prefix: &str, drift: Drift, preview: bool) -> Result<RecordBatch> {
+    fn resume(
+        &self,
+        history: &History,
+        prefix: &str,
+        drift: Drift,
+        preview: bool,
+        grant: &Grant,
+    ) -> Result<RecordBatch> {
         let operation = history.view().and_then(|view| view.show(prefix)).map_err(of_ops)?.0;
+        check_entries(&operation.entries, grant)?;
         let touches = |filter: &Filter| operation.entries.iter().any(|entry| filter.holds(entry));
         if self.settings.protected.iter().any(touches) {
             let what = format!("operation {} touches what is protected by the configuration", operation.id);
@@ -191,6 +204,24 @@ impl Work {
         let resumed = weir_ops::resume(history, &self.target, operation.id, &options).map_err(of_ops)?;
         answer(&resumed, Vec::new())
     }
+}
+
+/// What a statement itself says about databases; what it says about operations is looked up under the history.
+fn check_named(change: &Change, grant: &Grant) -> Result<()> {
+    match change {
+        Change::Delete { database, .. }
+        | Change::DropTable { database, .. }
+        | Change::DropDatabase { database, .. } => grant.check(Right::Write, database),
+        Change::Undo { .. } | Change::Resume { .. } => grant.check_right(Right::Write),
+    }
+}
+
+/// Every entry must be of a database within the grant; what names none is of all.
+fn check_entries(entries: &[weir_ops::Entry], grant: &Grant) -> Result<()> {
+    entries.iter().try_for_each(|entry| match entry.labels.get("database") {
+        Some(database) => grant.check(Right::Write, database),
+        None => grant.check_everywhere(Right::Write),
+    })
 }
 
 /// Whether it is fine that what is to be dropped is not there.

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use weir_base::ByteSize;
 
+use crate::tls::TlsFiles;
+use crate::tokens::TokenFile;
+
 /// Everything that bounds the HTTP side.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -37,6 +40,12 @@ pub struct Config {
     pub commit_timeout: Duration,
     /// Threads that may parse at once.
     pub parse_threads: usize,
+    /// The list of tokens; `None` where everybody may do everything.
+    pub tokens: Option<TokenFile>,
+    /// Certificate and key for TCP; without them it is in clear.
+    pub tls: Option<TlsFiles>,
+    /// Time for the handshake of TLS; past it the connection is closed.
+    pub tls_handshake_timeout: Duration,
     /// How long an orderly stop waits for running requests.
     pub stop_timeout: Duration,
 }
@@ -59,6 +68,9 @@ impl Default for Config {
             write_wait: Duration::from_secs(5),
             commit_timeout: Duration::from_secs(60),
             parse_threads: cores,
+            tokens: None,
+            tls: None,
+            tls_handshake_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(30),
         }
     }

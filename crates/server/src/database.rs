@@ -13,6 +13,7 @@ use weir_engine::flush::Flushed;
 use weir_engine::ingest::{WriteOptions, Written};
 
 use crate::error::Result;
+use crate::tokens::Grant;
 
 /// How a result is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct QueryRequest {
     pub params: serde_json::Map<String, serde_json::Value>,
     /// Who asks for a change of tables; `None` where only reading is allowed.
     pub actor: Option<String>,
+    /// What whoever asks may read and change, in this and in other databases that the statement names.
+    pub grant: Grant,
 }
 
 /// How long rows are kept.
@@ -191,6 +194,9 @@ pub trait Database: Send + Sync + 'static {
     fn begin_write(&self, database: &str, options: WriteOptions) -> Result<Box<dyn WriteSession>>;
 
     /// Runs a query; the answer streams while it runs.
+    ///
+    /// # Errors
+    /// `forbidden` when the statement goes past the request's grant.
     async fn query(&self, request: QueryRequest) -> Result<Answer>;
 
     /// The queries that wait or run.

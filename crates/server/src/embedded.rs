@@ -19,6 +19,7 @@ use crate::database::{
     Answer, Component, Database, Format, QueryRequest, Retention, Running, Sample, SampleKind, State, WriteSession,
 };
 use crate::error::{Error, Result};
+use crate::tokens::{Grant, Right};
 
 /// Failed flushes in a row after which somebody should look, and after which the store counts as gone.
 const FLUSH_WARNING_AFTER: u64 = 3;
@@ -51,15 +52,19 @@ impl Embedded {
     }
 
     /// The answer to a statement: a change of tables is carried out, everything else only reads.
-    async fn ask(&self, request: Request, actor: Option<String>) -> Result<weir_query::Answer> {
+    async fn ask(&self, mut request: Request, actor: Option<String>, grant: Grant) -> Result<weir_query::Answer> {
         let now = self.clock.now();
         let asked =
             weir_query::change::parse(&request.sql, &request.database, &request.params, now).map_err(of_query)?;
-        let Some(asked) = asked else { return self.sql.query(request).await.map_err(of_query) };
+        let Some(asked) = asked else {
+            grant.check(Right::Read, &request.database)?;
+            request.databases = grant.databases;
+            return self.sql.query(request).await.map_err(of_query);
+        };
         let Some(actor) = actor else {
             return Err(Error::invalid("a statement that changes tables must be sent by POST"));
         };
-        Ok(self.sql.answer(self.changes.run(asked, actor).await?))
+        Ok(self.sql.answer(self.changes.run(asked, actor, grant).await?))
     }
 }
 
@@ -123,7 +128,7 @@ impl Database for Embedded {
     async fn query(&self, request: QueryRequest) -> Result<Answer> {
         let params = request.params.into_iter().map(|(name, value)| scalar(name, value)).collect::<Result<_>>()?;
         let asked = Request { database: request.database, sql: request.sql, params, ..Request::default() };
-        let answer = self.ask(asked, request.actor).await?;
+        let answer = self.ask(asked, request.actor, request.grant).await?;
         let (id, notes) = (answer.id().to_string(), answer.notes().to_vec());
         let mut pieces = encode(answer, encoding_of(request.format));
         // The first piece decides the status: an error that comes with the first rows is still an error's answer.

@@ -40,6 +40,7 @@ fn components(app: &App) -> Vec<Component> {
     }];
     all.extend(app.database.components());
     all.push(app.metrics.collectors.component());
+    all.extend(app.tokens.component());
     all
 }
 

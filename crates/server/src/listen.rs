@@ -16,11 +16,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::{App, router};
+use crate::app::{App, guarded, router};
 use crate::error::{Error, Result};
+use crate::tls;
 
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
 content-type: application/json\r\ncontent-length: 78\r\n\r\n\
@@ -32,8 +34,12 @@ const SOCKET_PATH_MAX: usize = 107;
 /// Bound listeners, ready to serve.
 pub struct Server {
     app: Arc<App>,
-    router: axum::Router,
+    /// For the socket, which only the folder's owner can open.
+    trusting: axum::Router,
+    /// For TCP.
+    guarded: axum::Router,
     tcp: Option<TcpListener>,
+    tls: Option<TlsAcceptor>,
     unix: Option<UnixListener>,
     socket: Option<PathBuf>,
 }
@@ -50,8 +56,11 @@ impl Server {
     /// left by a process that died, and is replaced.
     ///
     /// # Errors
-    /// `unavailable` when an address is taken or not ours, `invalid` when the socket's path is too long.
+    /// `unavailable` when an address is taken or not ours, `invalid` when the socket's path is too long or certificate and key
+    /// do not fit. A list of tokens that cannot be read is an error too: a server does not start open because of that.
     pub async fn bind(app: Arc<App>) -> Result<Self> {
+        app.read_tokens().await?;
+        let tls = app.config.tls.as_ref().map(tls::acceptor).transpose()?;
         let tcp = match app.config.http {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
                 Error::wrap(weir_base::Kind::Unavailable, format!("cannot listen on {address}"), error)
@@ -59,12 +68,18 @@ impl Server {
             None => None,
         };
         let unix = app.config.socket.as_deref().map(bind_socket).transpose()?;
-        Ok(Self { router: router(Arc::clone(&app)), socket: app.config.socket.clone(), app, tcp, unix })
+        let (trusting, guarded) = (router(Arc::clone(&app)), guarded(Arc::clone(&app)));
+        Ok(Self { trusting, guarded, socket: app.config.socket.clone(), app, tcp, tls, unix })
     }
 
     /// The TCP address, with the port that the system chose.
     pub fn address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref()?.local_addr().ok()
+    }
+
+    /// Whether requests over TCP need a token.
+    pub fn needs_tokens(&self) -> bool {
+        self.app.needs_tokens()
     }
 
     /// Serves until `stop` is cancelled and what was running has ended or was cut off. Removes the socket.
@@ -73,13 +88,22 @@ impl Server {
         let cut = CancellationToken::new();
         let tcp_slots = Arc::new(Semaphore::new(self.app.config.connections_max));
         let unix_slots = Arc::new(Semaphore::new(self.app.config.connections_max));
-        let connection = Connection { app: &self.app, router: &self.router, tracker: &tracker, stop: &stop, cut: &cut };
+        let connection = Connection { app: &self.app, tracker: &tracker, stop: &stop, cut: &cut };
+        let watching = tokio::spawn(Arc::clone(&self.app.tokens).watch(stop.clone()));
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                accepted = accept_unix(self.unix.as_ref()) => connection.accepted(accepted, &unix_slots).await,
-                accepted = accept_tcp(self.tcp.as_ref()) => connection.accepted(accepted, &tcp_slots).await,
+                accepted = accept_unix(self.unix.as_ref()) => {
+                    if let Some((stream, slot)) = connection.accepted(accepted, &unix_slots, false).await {
+                        connection.spawn(stream, slot, self.trusting.clone());
+                    }
+                }
+                accepted = accept_tcp(self.tcp.as_ref()) => match (connection.accepted(accepted, &tcp_slots, self.tls.is_some()).await, &self.tls) {
+                    (Some((stream, slot)), None) => connection.spawn(stream, slot, self.guarded.clone()),
+                    (Some((stream, slot)), Some(tls)) => connection.spawn_tls(stream, slot, self.guarded.clone(), tls.clone()),
+                    (None, _) => {}
+                },
             }
         }
         self.app.stopping.cancel();
@@ -93,6 +117,7 @@ impl Server {
             Err(_) => Stopped { cut_off: tracker.len() },
         };
         cut.cancel();
+        let _ = watching.await;
         // Cut-off connections end at their next turn; the wait only keeps them from outliving the database.
         let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
         stopped
@@ -102,16 +127,21 @@ impl Server {
 /// What each new connection needs.
 struct Connection<'a> {
     app: &'a Arc<App>,
-    router: &'a axum::Router,
     tracker: &'a TaskTracker,
     stop: &'a CancellationToken,
     cut: &'a CancellationToken,
 }
 
 impl Connection<'_> {
-    async fn accepted<S>(&self, accepted: std::io::Result<S>, slots: &Arc<Semaphore>)
+    /// A connection with its place; one past the limit is told so, in clear (a client that speaks TLS would not understand).
+    async fn accepted<S>(
+        &self,
+        accepted: std::io::Result<S>,
+        slots: &Arc<Semaphore>,
+        encrypted: bool,
+    ) -> Option<(S, OwnedSemaphorePermit)>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsyncWrite + Unpin,
     {
         let mut stream = match accepted {
             Ok(stream) => stream,
@@ -119,50 +149,90 @@ impl Connection<'_> {
                 tracing::warn!(%error, "cannot accept a connection");
                 // Out of descriptors: the pending connection stays pending, and asking at once would spin.
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                return;
+                return None;
             }
         };
-        match Arc::clone(slots).try_acquire_owned() {
-            Ok(slot) => self.spawn(stream, slot),
-            Err(_) => {
-                self.app.metrics.connections_refused.fetch_add(1, Relaxed);
-                tracing::warn!(limit = self.app.config.connections_max, "refused a connection: limits.connections_max");
-                // A fresh socket's send buffer takes these few bytes at once, or the peer is gone.
-                let _ = tokio::time::timeout(Duration::from_millis(5), stream.write_all(REFUSAL)).await;
-            }
+        if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+            return Some((stream, slot));
         }
+        self.app.metrics.connections_refused.fetch_add(1, Relaxed);
+        tracing::warn!(limit = self.app.config.connections_max, "refused a connection: limits.connections_max");
+        if !encrypted {
+            // A fresh socket's send buffer takes these few bytes at once, or the peer is gone.
+            let _ = tokio::time::timeout(Duration::from_millis(5), stream.write_all(REFUSAL)).await;
+        }
+        None
     }
 
-    fn spawn<S>(&self, stream: S, slot: OwnedSemaphorePermit)
+    /// As [`Connection::spawn`], after a handshake that has a deadline and ends with a stop.
+    fn spawn_tls(&self, stream: TcpStream, slot: OwnedSemaphorePermit, router: axum::Router, tls: TlsAcceptor) {
+        let life = self.life();
+        self.tracker.spawn(async move {
+            let _slot = slot;
+            let limit = life.app.config.tls_handshake_timeout;
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(limit, tls.accept(stream)) => shaken,
+                () = life.stop.cancelled() => return,
+            };
+            match shaken {
+                Ok(Ok(stream)) => life.serve(stream, router).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!("a TLS handshake took too long: limits.tls_handshake_timeout_s"),
+            }
+        });
+    }
+
+    fn spawn<S>(&self, stream: S, slot: OwnedSemaphorePermit, router: axum::Router)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (app, router) = (Arc::clone(self.app), self.router.clone());
-        let (stop, cut) = (self.stop.clone(), self.cut.clone());
+        let life = self.life();
         self.tracker.spawn(async move {
             let _slot = slot;
-            app.metrics.connections.fetch_add(1, Relaxed);
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(app.config.header_timeout)
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-            tokio::pin!(served);
-            let ended = tokio::select! {
-                ended = served.as_mut() => ended,
-                () = cut.cancelled() => Ok(()),
-                () = stop.cancelled() => {
-                    served.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        ended = served.as_mut() => ended,
-                        () = cut.cancelled() => Ok(()),
-                    }
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(error = %weir_base::error::chain(&error), "a connection ended early");
-            }
-            app.metrics.connections.fetch_sub(1, Relaxed);
+            life.serve(stream, router).await;
         });
+    }
+
+    fn life(&self) -> Life {
+        Life { app: Arc::clone(self.app), stop: self.stop.clone(), cut: self.cut.clone() }
+    }
+}
+
+/// What one connection lives by.
+struct Life {
+    app: Arc<App>,
+    stop: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Life {
+    /// Answers requests until the peer goes, the server stops or the connection is cut off.
+    async fn serve<S>(self, stream: S, router: axum::Router)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { app, stop, cut } = self;
+        app.metrics.connections.fetch_add(1, Relaxed);
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(app.config.header_timeout)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        tokio::pin!(served);
+        let ended = tokio::select! {
+            ended = served.as_mut() => ended,
+            () = cut.cancelled() => Ok(()),
+            () = stop.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = served.as_mut() => ended,
+                    () = cut.cancelled() => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error = %weir_base::error::chain(&error), "a connection ended early");
+        }
+        app.metrics.connections.fetch_sub(1, Relaxed);
     }
 }
 

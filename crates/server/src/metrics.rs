@@ -9,12 +9,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::State as Shared;
+use axum::extract::{Request, State as Shared};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use crate::app::App;
 use crate::database::{Component, Sample, SampleKind, State};
+use crate::guard::Caller;
+use crate::status::Dialect;
+use crate::tokens::Right;
 
 /// Upper bounds of the request duration histogram, seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0];
@@ -157,8 +160,11 @@ impl Metrics {
     }
 }
 
-/// The page. Takes no lock that a write or query holds.
-pub(crate) async fn render(Shared(app): Shared<Arc<App>>) -> Response {
+/// The page, which is about all databases. Takes no lock that a write or query holds.
+pub(crate) async fn render(Shared(app): Shared<Arc<App>>, request: Request) -> Response {
+    if let Err(problem) = Caller::in_request(request.extensions()).check_everywhere(Right::Read) {
+        return problem.respond(Dialect::Weir);
+    }
     let mut samples = app.metrics.own();
     let collectors = &app.metrics.collectors;
     collect(&mut samples, &collectors.database, app.database.samples());

@@ -11,16 +11,17 @@ use serde_json::{Map, Value};
 
 use crate::app::App;
 use crate::database::{Format, QueryRequest};
+use crate::guard::{self, Caller};
 use crate::names;
 use crate::params::Params;
 use crate::status::{Dialect, Problem};
+use crate::tokens::Right;
 
 const QUERY_ID: HeaderName = HeaderName::from_static("weir-query-id");
 /// What is to be said beside the result, with escapes where it is not ASCII.
 const NOTE: HeaderName = HeaderName::from_static("weir-note");
 /// Who asks, for the history of operations.
 const ACTOR: HeaderName = HeaderName::from_static("weir-actor");
-const ACTOR_UNKNOWN: &str = "http";
 const ACTOR_CHARS_MAX: usize = 100;
 /// A query's text, parameters included.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -40,7 +41,8 @@ struct Asked {
 pub(crate) async fn by_get(State(app): State<Arc<App>>, request: Request) -> Response {
     let params = Params::parse(request.uri().query().unwrap_or_default().as_bytes());
     let asked = of_params(&params);
-    answer(&app, asked, None, request.headers()).await
+    let caller = Caller::in_request(request.extensions());
+    answer(&app, asked, None, &caller, request.headers()).await
 }
 
 /// POST: a JSON object, or a form.
@@ -51,14 +53,16 @@ pub(crate) async fn by_post(State(app): State<Arc<App>>, request: Request) -> Re
         Ok(Err(_)) => Err(Problem::too_large("the query", "1 MiB", "nothing: split the query")),
         Ok(Ok(bytes)) => of_body(&head.headers, &bytes),
     };
-    answer(&app, asked, Some(actor_of(&head.headers)), &head.headers).await
+    let caller = Caller::in_request(&head.extensions);
+    let actor = guard::actor(actor_of(&head.headers), &caller);
+    answer(&app, asked, Some(actor), &caller, &head.headers).await
 }
 
 /// Who says to ask. Nothing is allowed or refused by it.
-fn actor_of(headers: &HeaderMap) -> String {
+fn actor_of(headers: &HeaderMap) -> Option<String> {
     let told = headers.get(ACTOR).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let told: String = told.chars().filter(|letter| !letter.is_control()).take(ACTOR_CHARS_MAX).collect();
-    if told.trim().is_empty() { ACTOR_UNKNOWN.to_owned() } else { told }
+    (!told.trim().is_empty()).then_some(told)
 }
 
 fn of_params(params: &Params) -> Result<Asked, Problem> {
@@ -86,8 +90,14 @@ fn of_body(headers: &HeaderMap, body: &[u8]) -> Result<Asked, Problem> {
     })
 }
 
-async fn answer(app: &Arc<App>, asked: Result<Asked, Problem>, actor: Option<String>, headers: &HeaderMap) -> Response {
-    match run(app, asked, actor, headers).await {
+async fn answer(
+    app: &Arc<App>,
+    asked: Result<Asked, Problem>,
+    actor: Option<String>,
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Response {
+    match run(app, asked, actor, caller, headers).await {
         Ok(response) => response,
         Err(problem) => problem.respond(Dialect::Weir),
     }
@@ -97,13 +107,20 @@ async fn run(
     app: &Arc<App>,
     asked: Result<Asked, Problem>,
     actor: Option<String>,
+    caller: &Caller,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let asked = asked?;
     names::check_database(&asked.db)?;
+    // Which right a POST needs depends on the statement, and which other databases it names: the database behind checks those.
+    match actor {
+        None => caller.check(Right::Read, &asked.db)?,
+        Some(_) => caller.grant().check_database(&asked.db).map_err(|error| error.into_problem())?,
+    }
     let format = format_of(asked.format.as_deref(), headers)?;
     let params = asked.params.unwrap_or_default();
-    let request = QueryRequest { database: asked.db, sql: asked.q, format, params, actor };
+    let grant = caller.grant().clone();
+    let request = QueryRequest { database: asked.db, sql: asked.q, format, params, actor, grant };
     let answer = app.database.query(request).await.map_err(Problem::of_query)?;
     // An error after the first byte cannot change the status any more: it ends the body early, which clients see.
     let logged = answer.chunks.inspect(|chunk| {

@@ -11,18 +11,22 @@ use futures::FutureExt;
 use tracing::Instrument;
 
 use crate::app::App;
+use crate::guard;
 use crate::status::{Dialect, Problem};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Ours first; the second is what proxies send and look for.
+const REQUEST_IDS: [HeaderName; 2] =
+    [HeaderName::from_static("weir-request-id"), HeaderName::from_static("x-request-id")];
 const ID_LEN_MAX: usize = 64;
 
 /// Gives the request an id (the caller's, when it is fit for logs, else a new UUIDv7), runs it, counts it, logs it, and turns a panic into a 500.
-pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    guard::hide(request.headers_mut());
     let id = given_id(&request)
         .unwrap_or_else(|| weir_base::id::uuid_v7(app.clock.as_ref(), app.random.as_ref()).to_string());
     let route = known_route(request.uri().path());
     let method = request.method().clone();
-    let span = tracing::info_span!("request", id = %id, method = %method, route);
+    let span = tracing::info_span!("request", id = %id, method = %method, route, token = tracing::field::Empty);
     let began = app.clock.monotonic();
     let in_flight = app.metrics.begin();
     let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
@@ -35,13 +39,18 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     app.metrics.finished(route, response.status().as_u16(), took);
     tracing::debug!(status = response.status().as_u16(), took_ms = took.as_secs_f64() * 1e3, "answered");
     if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, value);
+        for name in REQUEST_IDS {
+            response.headers_mut().insert(name, value.clone());
+        }
     }
     response
 }
 
 fn given_id(request: &Request) -> Option<String> {
-    let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;
+    REQUEST_IDS.iter().find_map(|name| fit_for_logs(request.headers().get(name)?.to_str().ok()?))
+}
+
+fn fit_for_logs(id: &str) -> Option<String> {
     let fit = (1..=ID_LEN_MAX).contains(&id.len())
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     fit.then(|| id.to_owned())

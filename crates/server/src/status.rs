@@ -22,6 +22,18 @@ pub(crate) enum Dialect {
     Weir,
 }
 
+impl Dialect {
+    /// That of an address.
+    pub(crate) fn of_path(path: &str) -> Self {
+        match path {
+            "/write" => Self::V1,
+            "/api/v2/write" => Self::V2,
+            "/api/v3/write_lp" => Self::V3,
+            _ => Self::Weir,
+        }
+    }
+}
+
 /// A request that was not fulfilled, ready to be told.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -37,6 +49,7 @@ fn status_of(kind: Kind, retry: Retry) -> StatusCode {
     match (kind, retry) {
         (Kind::NotFound, _) => StatusCode::NOT_FOUND,
         (Kind::Invalid, _) => StatusCode::BAD_REQUEST,
+        (Kind::Forbidden, _) => StatusCode::FORBIDDEN,
         (Kind::Conflict, _) => StatusCode::CONFLICT,
         // A limit of the request itself, such as a query's memory.
         (Kind::Limit, Retry::Never) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -73,6 +86,12 @@ impl Problem {
     /// 400: the request breaks a rule.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Kind::Invalid.code(), message)
+    }
+
+    /// 401: no token, or one that nobody knows. What was presented is never told back.
+    pub(crate) fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+            .with_hint("send 'authorization: Bearer TOKEN'; `weir token create` makes one")
     }
 
     /// 404: no such route or thing.
@@ -151,6 +170,9 @@ impl Problem {
         {
             response.headers_mut().insert(HeaderName::from_static("x-influxdb-error"), value);
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"weir\""));
+        }
         if let Some(wait) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(wait)));
         }
@@ -205,6 +227,8 @@ fn shortened(line: &str) -> &str {
 
 fn v2_code(status: StatusCode) -> &'static str {
     match status {
+        StatusCode::UNAUTHORIZED => "unauthorized",
+        StatusCode::FORBIDDEN => "forbidden",
         StatusCode::NOT_FOUND => "not found",
         StatusCode::CONFLICT => "conflict",
         StatusCode::PAYLOAD_TOO_LARGE => "request too large",
@@ -239,6 +263,7 @@ mod tests {
         for (kind, retry, status, retry_after) in [
             (Kind::NotFound, Retry::Never, 404, None),
             (Kind::Invalid, Retry::Never, 400, None),
+            (Kind::Forbidden, Retry::Never, 403, None),
             (Kind::Conflict, Retry::Never, 409, None),
             (Kind::Limit, Retry::Never, 422, None),
             (Kind::Limit, after, 503, Some("2")),

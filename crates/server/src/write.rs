@@ -13,9 +13,11 @@ use weir_limits::inflate::Encoding;
 use crate::app::App;
 use crate::body::{Inlet, Intake, encoding_of};
 use crate::database::WriteSession;
+use crate::guard::Caller;
 use crate::names;
 use crate::params::Params;
 use crate::status::{self, Dialect, Problem};
+use crate::tokens::Right;
 
 /// Says in each answer how safe the rows are: `synced` to the disk, or `written` to the log only (`no_sync`).
 const DURABILITY: HeaderName = HeaderName::from_static("weir-durability");
@@ -69,6 +71,7 @@ async fn write(
     target: impl FnOnce(&Params) -> Result<Target, Problem>,
 ) -> Response {
     let params = Params::parse(request.uri().query().unwrap_or_default().as_bytes());
+    let caller = Caller::in_request(request.extensions());
     let (head, body) = request.into_parts();
     // A client that asks first (`expect: 100-continue`) has sent nothing yet: there is nothing to drain.
     let asks_first = head.headers.contains_key(header::EXPECT);
@@ -78,6 +81,7 @@ async fn write(
     };
     let checked = target(&params)
         .and_then(|target| names::check_database(&target.database).map(|()| target))
+        .and_then(|target| caller.check(Right::Write, &target.database).map(|()| target))
         .and_then(|target| Ok((target, encoding_of(&head.headers)?)));
     let outcome = match checked {
         Ok((target, encoding)) => {

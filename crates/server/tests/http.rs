@@ -1,6 +1,8 @@
 //! The HTTP side over a double of the database: statuses, limits, encodings, order and absence. What a database does with
 //! the text is proved in `cli/tests`, against the real binary.
 
+mod tokens;
+
 use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +34,8 @@ const TEST_TIME: Duration = Duration::from_secs(60);
 struct Double {
     committed: Mutex<Vec<(String, WriteOptions, Vec<u8>)>>,
     begun: AtomicU64,
+    queried: AtomicU64,
+    upkept: AtomicU64,
     /// Refuses the next writes with these errors.
     refusals: Mutex<VecDeque<Error>>,
     /// A commit takes a permit; none means that the disk hangs.
@@ -95,22 +99,25 @@ impl Database for Shared {
     }
 
     async fn query(&self, request: QueryRequest) -> Result<Answer, Error> {
+        self.0.queried.fetch_add(1, Ordering::SeqCst);
         if request.sql == "panic" {
             panic!("asked for");
         }
         if request.database == "nowhere" {
             return Err(Error::new(Kind::NotFound, "database 'nowhere' does not exist"));
         }
-        let told = serde_json::json!([{"db": request.database, "q": request.sql, "params": request.params, "actor": request.actor}]);
+        let told = serde_json::json!([{"db": request.database, "q": request.sql, "params": request.params, "actor": request.actor, "databases": request.grant.databases.as_deref()}]);
         let chunks = futures::stream::iter([Ok(Bytes::from(told.to_string()))]).boxed();
         Ok(Answer { id: "query-1".into(), notes: vec!["é: as of version 3".into()], chunks })
     }
 
     async fn flush(&self, _database: Option<&str>) -> Result<Flushed, Error> {
+        self.0.upkept.fetch_add(1, Ordering::SeqCst);
         Ok(Flushed { tables: 1, rows: 2 })
     }
 
     async fn compact(&self, _database: &str, _table: Option<&str>) -> Result<Compacted, Error> {
+        self.0.upkept.fetch_add(1, Ordering::SeqCst);
         Err(Error::new(Kind::NotFound, "table 'x' does not exist"))
     }
 
@@ -146,7 +153,11 @@ fn app(double: &Arc<Double>, config: Config) -> Arc<App> {
 }
 
 async fn send(app: &Arc<App>, request: Request<Body>) -> (u16, Response<()>, Value) {
-    let answered = tokio::time::timeout(TEST_TIME, router(Arc::clone(app)).oneshot(request)).await.expect("in time");
+    send_to(router(Arc::clone(app)), request).await
+}
+
+async fn send_to(routes: axum::Router, request: Request<Body>) -> (u16, Response<()>, Value) {
+    let answered = tokio::time::timeout(TEST_TIME, routes.oneshot(request)).await.expect("in time");
     let (head, body) = answered.unwrap().into_parts();
     let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let json = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into()));

@@ -18,7 +18,7 @@ use weir_deps::index::http::{Http, HttpOptions};
 
 use super::input;
 use crate::exit::Exit;
-use crate::folder::{Open, Target};
+use crate::folder::Target;
 use crate::runtime;
 use crate::session::{Purpose, Session, socket_of};
 use crate::terminal::Terminal;
@@ -101,7 +101,7 @@ pub(super) fn keep(args: &RecordArgs, report: &Report, terminal: &Terminal) -> a
 
 /// Opens the database and writes the rows of all runs that are not in it.
 fn send(terminal: &Terminal) -> anyhow::Result<()> {
-    let target = Target { data: Some(input::data_folder()?), server: None, open: Open::default() };
+    let target = Target { data: Some(input::data_folder()?), ..Target::default() };
     runtime::block_on(async {
         let mut session = Session::open(&target, Purpose::Write, "weir deps", terminal).await?;
         let outcome = send_unsent(&mut session, &runs_folder()?, terminal).await;

@@ -44,7 +44,7 @@ impl HistoryArgs {
     /// The database beside the history, whose tables operations change.
     pub(crate) fn database(&self) -> Target {
         let open = Open { store: None, config: self.config.clone() };
-        Target { data: self.data.clone(), server: None, open }
+        Target { data: self.data.clone(), open, ..Target::default() }
     }
 
     /// For reading.

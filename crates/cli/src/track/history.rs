@@ -18,7 +18,7 @@ use weir_track::{Finished, Labels, Row, Started};
 use crate::client;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::folder::{Open, Target, data_folder};
+use crate::folder::{Target, data_folder};
 use crate::runtime;
 use crate::session::{Purpose, Session};
 use crate::terminal::Terminal;
@@ -143,7 +143,7 @@ pub(crate) fn find_started(folder: &Folder, id: &str) -> Result<(Option<Started>
 
 /// Rows that only the database still has: of each slot those before the first sequence that the spool holds.
 fn stored(data: &Path, trimmed: &BTreeMap<u16, u64>, terminal: &Terminal) -> Result<Vec<Finished>> {
-    let target = Target { data: Some(data.to_path_buf()), server: None, open: Open::default() };
+    let target = Target { data: Some(data.to_path_buf()), ..Target::default() };
     let gone: Vec<String> =
         trimmed.iter().map(|(slot, first)| format!("(slot = '{slot:03}' AND sequence < {first})")).collect();
     let sql = format!("SELECT * FROM operations WHERE {}", gone.join(" OR "));
@@ -201,7 +201,7 @@ fn of_stored(line: &str) -> Option<Finished> {
 /// `weir track drain`.
 pub(crate) fn drain_now(folder: &Folder, terminal: &Terminal) -> Result<Exit> {
     let data = folder.path()?;
-    let target = Target { data: Some(data.clone()), server: None, open: Open::default() };
+    let target = Target { data: Some(data.clone()), ..Target::default() };
     let rows = runtime::block_on(async {
         let mut session = Session::open(&target, Purpose::Write, "weir track drain", terminal).await?;
         let outcome = drain(&mut session, &data).await;

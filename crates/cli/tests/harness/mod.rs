@@ -170,7 +170,7 @@ pub(crate) fn post_compact(connection: &mut Connection, database: &str, table: &
 /// The binary, away from the settings of whoever runs the tests.
 pub(crate) fn weir() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-    command.env_remove("WEIR_DATA").env("NO_COLOR", "1");
+    command.env_remove("WEIR_DATA").env_remove("WEIR_TOKEN").env_remove("SSL_CERT_FILE").env("NO_COLOR", "1");
     command
 }
 
