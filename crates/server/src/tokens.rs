@@ -1,6 +1,6 @@
 //! Tokens: who may read and write what, over TCP.
 //!
-//! [`TokenFile`] is the list on the disk; [`Tokens`] is what a running server knows of it. A secret of 256 random bits is stored as an
+//! [`TokenFile`] is the list on the disk; `Tokens` is what a running server knows of it. A secret of 256 random bits is stored as an
 //! argon2id hash only. It names the entry that it belongs to, so that a request costs at most one such hash, whatever the list holds;
 //! after the first time it is recognised by a keyed BLAKE3 digest in memory, of which there is at most one for each token.
 //!
