@@ -30,6 +30,7 @@ use crate::predicate;
 use crate::scope;
 use crate::settings::Settings;
 use crate::show;
+use crate::slow::Trace;
 use crate::sql::Request;
 use crate::statement::{self, Statement};
 
@@ -101,10 +102,15 @@ impl Sessions {
     }
 
     /// Plans a statement on snapshots taken now and starts it. Also says which versions of the past it reads.
-    pub(crate) async fn execute(&self, request: &Request) -> Result<(SendableRecordBatchStream, Vec<String>)> {
+    pub(crate) async fn execute(
+        &self,
+        request: &Request,
+        trace: &Trace,
+    ) -> Result<(SendableRecordBatchStream, Vec<String>)> {
         let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
         let catalog = QueryCatalog::new(tables, self.url.clone(), Arc::clone(&self.footers), &request.database);
-        let state = self.state(request, &catalog)?;
+        trace.catalog(&catalog);
+        let state = self.state(request, &catalog, trace)?;
         let stream = match statement::parse(&request.sql)? {
             Statement::Show(show) => match show::answer(&show, &catalog, &request.database).await? {
                 show::Answer::Rows(batch) => rows(batch),
@@ -112,17 +118,18 @@ impl Sessions {
                     let Statement::Query(statement) = statement::parse(&sql)? else {
                         return Err(Error::new(Kind::Internal, "a SHOW became no query"));
                     };
-                    self.run(*statement, request, &state, &catalog).await?
+                    self.run(*statement, request, &state, &catalog, trace).await?
                 }
             },
-            Statement::Query(statement) => self.run(*statement, request, &state, &catalog).await?,
+            Statement::Query(statement) => self.run(*statement, request, &state, &catalog, trace).await?,
         };
         Ok((stream, catalog.past()))
     }
 
     /// The state of one query: its catalog, its memory.
-    fn state(&self, request: &Request, catalog: &QueryCatalog) -> Result<SessionState> {
+    fn state(&self, request: &Request, catalog: &QueryCatalog, trace: &Trace) -> Result<SessionState> {
         let memory = Arc::new(self.memory.share(self.settings.query_each_memory_bytes_max));
+        trace.memory(&memory);
         let runtime = RuntimeEnvBuilder::from_runtime_env(&self.runtime).with_memory_pool(memory).build_arc()?;
         let mut config = self.state.config().clone();
         config.options_mut().catalog.default_schema = request.database.clone();
@@ -139,6 +146,7 @@ impl Sessions {
         request: &Request,
         state: &SessionState,
         catalog: &QueryCatalog,
+        trace: &Trace,
     ) -> Result<SendableRecordBatchStream> {
         let explains = matches!(statement, Parsed::Explain(_));
         let functions = |table: &TableReference| state.table_functions().contains_key(table.table());
@@ -150,6 +158,7 @@ impl Sessions {
         options.verify_plan(&plan)?;
         let plan = with_params(plan, request)?;
         let plan = state.create_physical_plan(&plan).await?;
+        trace.plan(&plan);
         let stream = start(plan, state.task_ctx())?;
         Ok(if explains { with_notes(stream, catalog.clone()) } else { stream })
     }
