@@ -152,6 +152,7 @@ struct RawQuery {
     query_waiting_max: Option<usize>,
     query_wait_s: Option<u64>,
     query_deadline_s: Option<u64>,
+    query_slow_ms: Option<u64>,
     query_footer_bytes_max: Option<ByteSize>,
     query_gapfill_rows_max: Option<u64>,
     #[serde(flatten)]
@@ -293,6 +294,7 @@ impl Config {
         set(&mut query.query_waiting_max, "query.query_waiting_max", raw.query_waiting_max, |n| n)?;
         set(&mut query.query_wait, "query.query_wait_s", raw.query_wait_s, Duration::from_secs)?;
         set(&mut query.query_deadline, "query.query_deadline_s", raw.query_deadline_s, Duration::from_secs)?;
+        set(&mut query.query_slow, "query.query_slow_ms", raw.query_slow_ms, Duration::from_millis)?;
         set(&mut query.query_footer_bytes_max, "query.query_footer_bytes_max", raw.query_footer_bytes_max, |n| n)?;
         set(&mut query.query_gapfill_rows_max, "query.query_gapfill_rows_max", raw.query_gapfill_rows_max, |n| n)
     }

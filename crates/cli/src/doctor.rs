@@ -1,6 +1,7 @@
 //! `weir doctor`: what is wrong here, and what to do. It changes nothing.
 
 mod checks;
+mod machine;
 
 use std::fmt::Write;
 

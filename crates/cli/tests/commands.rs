@@ -201,6 +201,59 @@ fn the_doctor_is_well_with_a_good_folder_and_tells_of_a_wrong_setting() {
     assert!(settings["detail"].as_str().unwrap().contains("limits.writes_max"), "{settings}");
 }
 
+/// Each trouble is one finding that says what to do; a folder without it has none of this kind.
+#[test]
+fn the_doctor_finds_a_clock_that_went_back_open_secrets_and_a_store_that_is_gone() {
+    let folder = folder();
+    let data = folder.path().join("data");
+    write(&data, &["-"], LINES.as_bytes());
+    let look = |arguments: &[&str], code: i32| -> Vec<Value> {
+        let output = run(weir().args(["doctor", "--json"]).args(arguments).arg("--data").arg(&data), b"");
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stdout));
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        told["checks"].as_array().unwrap().clone()
+    };
+    let of = |checks: &[Value], name: &str| -> Vec<Value> {
+        checks.iter().filter(|check| check["check"] == name && check["state"] != "ok").cloned().collect()
+    };
+    let well = look(&[], 0);
+    for name in ["clock", "tokens", "secrets", "store"] {
+        assert!(of(&well, name).is_empty(), "{well:?}");
+    }
+    run_well(weir().args(["token", "create", "--name", "x", "--read", "--data"]).arg(&data), b"");
+    let list = data.join("tokens.json");
+    let mode = |mode| std::fs::set_permissions(&list, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o644);
+    let found = of(&look(&[], 0), "secrets");
+    assert!(found[0]["advice"].as_str().unwrap().starts_with("chmod 600"), "{found:?}");
+    mode(0o600);
+    assert!(of(&look(&[], 0), "secrets").is_empty());
+    run_well(weir().args(["token", "revoke", "x", "--data"]).arg(&data), b"");
+    assert!(of(&look(&[], 0), "tokens")[0]["detail"].as_str().unwrap().contains("nobody gets in"));
+    std::fs::write(&list, "half").unwrap();
+    assert_eq!(of(&look(&[], 1), "tokens")[0]["state"], "wrong");
+    std::fs::remove_file(&list).unwrap();
+    std::fs::write(data.join("weir.toml"), "[server]\nhttp = \"0.0.0.0:8181\"\n").unwrap();
+    assert!(of(&look(&[], 0), "tokens")[0]["advice"].as_str().unwrap().contains("weir token create"));
+    std::fs::remove_file(data.join("weir.toml")).unwrap();
+    // An hour ahead: as if the clock had been set back by an hour after the file was written.
+    let newest = std::fs::File::create(data.join("wal").join("ahead")).unwrap();
+    newest.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(3600)).unwrap();
+    let found = of(&look(&[], 1), "clock");
+    assert!(
+        found[0]["detail"].as_str().unwrap().contains("went backwards") && found[0]["advice"].is_string(),
+        "{found:?}"
+    );
+    std::fs::remove_file(data.join("wal").join("ahead")).unwrap();
+    let keys = "aws_access_key_id = \"x\"\naws_secret_access_key = \"y\"\naws_region = \"x\"\n";
+    let settings = format!("[store]\naws_endpoint = \"http://127.0.0.1:1\"\naws_allow_http = true\n{keys}");
+    std::fs::write(data.join("weir.toml"), settings).unwrap();
+    let checks = look(&["--store", "s3://nowhere/weir"], 1);
+    assert!(of(&checks, "secrets")[0]["detail"].as_str().unwrap().contains("weir.toml"), "{checks:?}");
+    let gone = of(&checks, "store");
+    assert!(gone[0]["advice"].as_str().unwrap().contains("rows stay in the log"), "{gone:?}");
+}
+
 #[test]
 fn the_settings_and_completions_are_printed() {
     let text = run_well(weir().arg("config"), b"");

@@ -22,6 +22,7 @@ mod scope;
 mod session;
 mod settings;
 mod show;
+mod slow;
 mod sql;
 mod statement;
 

@@ -78,6 +78,8 @@ struct Share {
 struct Taken {
     consumers: [usize; 3],
     bytes: [usize; 3],
+    /// Most bytes held at once so far.
+    peak: usize,
 }
 
 impl Taken {
@@ -92,7 +94,10 @@ impl Share {
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut Taken) -> T) -> T {
-        change(&mut self.taken.lock().expect("no holder of this lock panics"))
+        let mut taken = self.taken.lock().expect("no holder of this lock panics");
+        let changed = change(&mut taken);
+        taken.peak = taken.peak.max(taken.total());
+        changed
     }
 
     /// Takes `additional` bytes for a consumer that holds `held`, if its part of the share has them.
@@ -121,6 +126,13 @@ pub(crate) struct QueryMemory {
     share: Share,
     share_limit: ByteSize,
     all: SharedMemory,
+}
+
+impl QueryMemory {
+    /// Most bytes that the query held at once so far.
+    pub(crate) fn peak(&self) -> u64 {
+        self.share.update(|taken| taken.peak) as u64
+    }
 }
 
 impl Display for QueryMemory {

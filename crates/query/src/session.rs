@@ -32,6 +32,7 @@ use crate::predicate;
 use crate::scope;
 use crate::settings::Settings;
 use crate::show;
+use crate::slow::Trace;
 use crate::sql::Request;
 use crate::statement::{self, Statement};
 
@@ -107,10 +108,12 @@ impl Sessions {
         &self,
         request: &Request,
         now: Timestamp,
+        trace: &Trace,
     ) -> Result<(SendableRecordBatchStream, Vec<String>)> {
         let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
         let catalog = QueryCatalog::new(tables, self.url.clone(), Arc::clone(&self.footers), &request.database);
-        let mut state = self.state(request, &catalog)?;
+        trace.catalog(&catalog);
+        let mut state = self.state(request, &catalog, trace)?;
         // `now()` is one time for the whole statement, by our clock.
         state.mark_start_execution();
         state.execution_props_mut().query_execution_start_time = timestamp_ns_to_datetime(now).map(|now| now.and_utc());
@@ -121,17 +124,18 @@ impl Sessions {
                     let Statement::Query(statement) = statement::parse(&sql)? else {
                         return Err(Error::new(Kind::Internal, "a SHOW became no query"));
                     };
-                    self.run(*statement, request, &state, &catalog).await?
+                    self.run(*statement, request, &state, &catalog, trace).await?
                 }
             },
-            Statement::Query(statement) => self.run(*statement, request, &state, &catalog).await?,
+            Statement::Query(statement) => self.run(*statement, request, &state, &catalog, trace).await?,
         };
         Ok((stream, catalog.past()))
     }
 
     /// The state of one query: its catalog, its memory.
-    fn state(&self, request: &Request, catalog: &QueryCatalog) -> Result<SessionState> {
+    fn state(&self, request: &Request, catalog: &QueryCatalog, trace: &Trace) -> Result<SessionState> {
         let memory = Arc::new(self.memory.share(self.settings.query_each_memory_bytes_max));
+        trace.memory(&memory);
         let runtime = RuntimeEnvBuilder::from_runtime_env(&self.runtime).with_memory_pool(memory).build_arc()?;
         let mut config = self.state.config().clone();
         config.options_mut().catalog.default_schema = request.database.clone();
@@ -148,6 +152,7 @@ impl Sessions {
         request: &Request,
         state: &SessionState,
         catalog: &QueryCatalog,
+        trace: &Trace,
     ) -> Result<SendableRecordBatchStream> {
         let explains = matches!(statement, Parsed::Explain(_));
         let functions = |table: &TableReference| state.table_functions().contains_key(table.table());
@@ -159,6 +164,7 @@ impl Sessions {
         options.verify_plan(&plan)?;
         let plan = with_params(plan, request)?;
         let plan = state.create_physical_plan(&plan).await?;
+        trace.plan(&plan);
         let stream = start(plan, state.task_ctx())?;
         Ok(if explains { with_notes(stream, catalog.clone()) } else { stream })
     }

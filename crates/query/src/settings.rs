@@ -26,6 +26,8 @@ pub struct Settings {
     pub query_wait: Duration,
     /// How long a query may run, from its admission to its last row.
     pub query_deadline: Duration,
+    /// A query that takes longer, from its arrival to its last row, is told in the log.
+    pub query_slow: Duration,
     /// Memory for footers of Parquet files.
     pub query_footer_bytes_max: ByteSize,
     /// Rows that one query may fill into the gaps of its buckets.
@@ -46,6 +48,7 @@ impl Settings {
             query_waiting_max: 100,
             query_wait: Duration::from_secs(5),
             query_deadline: Duration::from_secs(300),
+            query_slow: Duration::from_secs(10),
             query_footer_bytes_max: ByteSize::mib(64),
             query_gapfill_rows_max: 100_000_000,
         }

@@ -7,6 +7,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::running::{Answer, Listed, Message, Registry, RunningQuery};
 use crate::session::Sessions;
 use crate::settings::Settings;
+use crate::slow::Trace;
 
 /// Deep plans recurse; unoptimised builds take several times the stack.
 const STACK_BYTES: usize = if cfg!(debug_assertions) { 32 << 20 } else { 8 << 20 };
@@ -67,6 +69,8 @@ struct Inner {
     sessions: Sessions,
     settings: Settings,
     admission: Admission,
+    /// Queries that were told in the log because they took long.
+    slow: AtomicU64,
     registry: Registry,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
@@ -94,6 +98,7 @@ impl SqlEngine {
         let inner = Inner {
             sessions: Sessions::new(tables, &settings)?,
             admission: Admission::new(settings.query_running_max, settings.query_waiting_max),
+            slow: AtomicU64::new(0),
             registry: Registry::new(Arc::clone(&clock)),
             settings,
             clock,
@@ -114,7 +119,9 @@ impl SqlEngine {
         let (schema_out, schema_in) = oneshot::channel();
         let (batches_out, batches) = mpsc::channel(BATCHES_AHEAD);
         let Some(runtime) = &self.runtime else { return Err(stopped()) };
-        runtime.spawn(async move { inner.run(request, listed, schema_out, batches_out).await });
+        // The event of a slow query belongs to the request that asked, whose span knows its id.
+        let span = tracing::Span::current();
+        runtime.spawn(async move { inner.watched(request, listed, schema_out, batches_out, &span).await });
         let (schema, notes) = schema_in.await.map_err(|_| stopped())??;
         Ok(Answer { id, schema, notes, batches, ended: false })
     }
@@ -162,6 +169,11 @@ impl SqlEngine {
         self.inner.sessions.memory_bytes()
     }
 
+    /// Queries that took longer than the setting `query_slow` so far.
+    pub fn slow(&self) -> u64 {
+        self.inner.slow.load(Relaxed)
+    }
+
     /// Bytes on disk that queries have spilled.
     pub fn spilled_bytes(&self) -> u64 {
         self.inner.sessions.spilled_bytes()
@@ -184,20 +196,53 @@ fn stopped() -> Error {
 }
 
 impl Inner {
-    /// The life of one query.
-    async fn run(
+    /// The life of one query, told in the log when it was long.
+    async fn watched(
         &self,
         request: Request,
         listed: Listed,
         schema_out: oneshot::Sender<Result<Started>>,
         batches: mpsc::Sender<Message>,
+        span: &tracing::Span,
     ) {
-        let deadline = request.deadline.unwrap_or(self.settings.query_deadline).min(self.settings.query_deadline);
+        let (id, start, trace) = (listed.id, self.clock.monotonic(), Trace::default());
         let mut schema_out = Some(schema_out);
+        let result = self.run(&request, listed, &mut schema_out, &batches, &trace).await;
+        let elapsed = self.clock.monotonic().saturating_sub(start);
+        if elapsed >= self.settings.query_slow {
+            self.slow.fetch_add(1, Relaxed);
+            trace.tell(span, id, &request, elapsed, result.as_ref().map(Result::as_ref));
+        }
+        // It holds the plan, and that perhaps memory.
+        drop(trace);
+        let message = match (result, schema_out) {
+            (None, _) => return,
+            (Some(Err(error)), Some(schema_out)) => {
+                // Whoever asked may have gone.
+                let _ = schema_out.send(Err(error));
+                return;
+            }
+            (Some(Err(error)), None) => Message::Failed(error),
+            (Some(Ok(())), _) => Message::Complete,
+        };
+        // The reader may be slow or gone; by now nothing is held for it.
+        let _ = batches.send(message).await;
+    }
+
+    /// From admission to the last row; `None` when nobody read on.
+    async fn run(
+        &self,
+        request: &Request,
+        listed: Listed,
+        schema_out: &mut Option<oneshot::Sender<Result<Started>>>,
+        batches: &mpsc::Sender<Message>,
+        trace: &Trace,
+    ) -> Option<Result<()>> {
+        let deadline = request.deadline.unwrap_or(self.settings.query_deadline).min(self.settings.query_deadline);
         let work = async {
             let permit = self.admit(request.priority).await?;
             listed.admitted();
-            let work = self.stream(&request, &mut schema_out, &batches);
+            let work = self.stream(request, schema_out, batches, trace);
             let done = tokio::time::timeout(deadline, AssertUnwindSafe(work).catch_unwind()).await;
             drop(permit);
             match done {
@@ -211,24 +256,12 @@ impl Inner {
                 Ok(Ok(result)) => result,
             }
         };
-        let result = tokio::select! {
+        tokio::select! {
             biased;
-            () = listed.cancel.cancelled() => Err(Error::new(Kind::Conflict, "the query was cancelled")),
-            () = batches.closed() => return,
-            result = work => result,
-        };
-        drop(listed);
-        let message = match (result, schema_out) {
-            (Err(error), Some(schema_out)) => {
-                // Whoever asked may have gone.
-                let _ = schema_out.send(Err(error));
-                return;
-            }
-            (Err(error), None) => Message::Failed(error),
-            (Ok(()), _) => Message::Complete,
-        };
-        // The reader may be slow or gone; by now nothing is held for it.
-        let _ = batches.send(message).await;
+            () = listed.cancel.cancelled() => Some(Err(Error::new(Kind::Conflict, "the query was cancelled"))),
+            () = batches.closed() => None,
+            result = work => Some(result),
+        }
     }
 
     async fn admit(&self, priority: Priority) -> Result<Permit> {
@@ -251,9 +284,10 @@ impl Inner {
         request: &Request,
         schema_out: &mut Option<oneshot::Sender<Result<Started>>>,
         batches: &mpsc::Sender<Message>,
+        trace: &Trace,
     ) -> Result<()> {
         let (mut stream, notes): (SendableRecordBatchStream, _) =
-            self.sessions.execute(request, self.clock.now()).await?;
+            self.sessions.execute(request, self.clock.now(), trace).await?;
         if let Some(schema_out) = schema_out.take()
             && schema_out.send(Ok((stream.schema(), notes))).is_err()
         {
@@ -261,6 +295,7 @@ impl Inner {
         }
         while let Some(batch) = stream.next().await {
             let batch = batch?;
+            trace.rows(batch.num_rows());
             if batch.num_rows() > 0 && batches.send(Message::Batch(batch)).await.is_err() {
                 return Ok(());
             }

@@ -193,6 +193,12 @@ impl Database for Embedded {
                 SampleKind::Gauge,
                 admission.waiting() as u64,
             ),
+            sample(
+                "weir_queries_slow_total",
+                "Queries past query_slow_ms, each in the log.",
+                SampleKind::Counter,
+                self.sql.slow(),
+            ),
             sample("weir_query_memory_bytes", "Memory that queries hold.", SampleKind::Gauge, self.sql.memory_bytes()),
             sample(
                 "weir_query_spilled_bytes",

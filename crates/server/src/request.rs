@@ -26,7 +26,8 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, mut request: Request, n
         .unwrap_or_else(|| weir_base::id::uuid_v7(app.clock.as_ref(), app.random.as_ref()).to_string());
     let route = known_route(request.uri().path());
     let method = request.method().clone();
-    let span = tracing::info_span!("request", id = %id, method = %method, route, token = tracing::field::Empty);
+    // At the highest level, so that every line that is logged at all says which request it belongs to.
+    let span = tracing::error_span!("request", id = %id, method = %method, route, token = tracing::field::Empty);
     let began = app.clock.monotonic();
     let in_flight = app.metrics.begin();
     let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;

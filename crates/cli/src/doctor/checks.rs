@@ -8,21 +8,17 @@ use std::time::Duration;
 use axum::body::Body;
 use hyper::Request;
 use serde_json::Value;
-use weir_base::{ByteSize, Clock, FileSystem, Kind, OsFileSystem, OsRandom, SystemClock};
+use weir_base::{ByteSize, Clock, Kind, OsFileSystem, OsRandom, SystemClock};
 use weir_engine::store::{Store, StoreOptions};
+use weir_server::tokens::{FILE, TokenFile};
 
+use super::machine;
 use crate::client::{self, Client, Transport};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::folder::Open;
 use crate::session::socket_of;
 use crate::terminal::Terminal;
 
-/// 2024-01-01: a clock before it was never set.
-const CLOCK_MIN: i64 = 1_704_067_200_000_000_000;
-const FILES_MIN: u64 = 1024;
-/// Room below which the next flush may fail.
-const ROOM_WRONG: u64 = 64 << 20;
-const ROOM_WARNING: u64 = 1 << 30;
 const STORE_DEADLINE: Duration = Duration::from_secs(35);
 const SERVER_DEADLINE: Duration = Duration::from_secs(10);
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -60,17 +56,17 @@ pub(super) struct Finding {
     pub(super) advice: Option<String>,
 }
 
-fn found(check: &str, verdict: Verdict, detail: impl Into<String>, advice: Option<&str>) -> Finding {
+pub(super) fn found(check: &str, verdict: Verdict, detail: impl Into<String>, advice: Option<&str>) -> Finding {
     Finding { check: check.to_owned(), verdict, detail: detail.into(), advice: advice.map(str::to_owned) }
 }
 
-fn good(check: &str, detail: impl Into<String>) -> Finding {
+pub(super) fn good(check: &str, detail: impl Into<String>) -> Finding {
     found(check, Verdict::Good, detail, None)
 }
 
 /// All checks of a data folder; those of its server too, when one holds it.
 pub(super) async fn folder(data: &Path, open: &Open, terminal: &Terminal) -> Vec<Finding> {
-    let mut findings = vec![clock(SystemClock::default().now()), open_files()];
+    let mut findings = vec![machine::clock(SystemClock::default().now(), machine::newest(data))];
     let config = match Config::load(data, open, terminal) {
         Ok(config) => config,
         Err(error) => {
@@ -84,15 +80,18 @@ pub(super) async fn folder(data: &Path, open: &Open, terminal: &Terminal) -> Vec
         }
     };
     findings.push(good("settings", "read"));
+    let holder = weir_base::lock::holder(&data.join("lock"));
+    findings.push(machine::open_files(pid_of(&holder), &config));
     if !data.is_dir() {
         let detail = format!("{} does not exist", data.display());
         findings.push(found("folder", Verdict::Warning, detail, Some("`weir write` or `weir serve` makes it")));
         return findings;
     }
     findings.push(permissions(data));
-    findings.push(room(data));
+    findings.extend(secrets(data, &config));
+    findings.push(tokens(data, &config));
+    findings.push(machine::room(data, config.engine.wal_bytes_max.bytes()));
     findings.push(memory(&config));
-    let holder = weir_base::lock::holder(&data.join("lock"));
     let mut served = false;
     if holder.is_empty() {
         findings.push(good("holder", "nobody has the folder open"));
@@ -145,31 +144,6 @@ pub(super) async fn server(client: &mut Client) -> Vec<Finding> {
     findings
 }
 
-fn clock(now: i64) -> Finding {
-    if now >= CLOCK_MIN {
-        return good("clock", "set");
-    }
-    found(
-        "clock",
-        Verdict::Wrong,
-        "the machine's clock is before 2024",
-        Some("set it: points without a time get this one"),
-    )
-}
-
-fn open_files() -> Finding {
-    match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-        Some(limit) if limit < FILES_MIN => found(
-            "open files",
-            Verdict::Warning,
-            format!("this process may open {limit} files"),
-            Some("raise it to 65536 for a server (ulimit -n, or LimitNOFILE= of its unit)"),
-        ),
-        Some(limit) => good("open files", format!("up to {limit}")),
-        None => good("open files", "no limit"),
-    }
-}
-
 /// Owner-only, and writable: looked up, not tried.
 fn permissions(data: &Path) -> Finding {
     let mode = match std::fs::metadata(data) {
@@ -194,17 +168,53 @@ fn permissions(data: &Path) -> Finding {
     good("folder", format!("{} is ours, mode {mode:o}", data.display()))
 }
 
-fn room(data: &Path) -> Finding {
-    let advice = "make room: past a full disk every write is refused; nothing acknowledged is lost";
-    match OsFileSystem.available(data) {
-        Ok(free) if free < ROOM_WRONG => {
-            found("disk", Verdict::Wrong, format!("{} free", ByteSize::new(free)), Some(advice))
+/// The process in a lock's words, `weir serve (pid 4711)`.
+fn pid_of(holder: &str) -> Option<u32> {
+    holder.rsplit_once("(pid ")?.1.strip_suffix(')')?.parse().ok()
+}
+
+/// Files that hold secrets, or what guards them, and that others can read.
+fn secrets(data: &Path, config: &Config) -> Vec<Finding> {
+    let mut places = vec![data.join(FILE)];
+    if !config.engine.store_options.is_empty() {
+        places.push(data.join(config::FILE));
+    }
+    places.extend(config.server.tls.iter().map(|files| files.key.clone()));
+    let mut findings = Vec::new();
+    for path in places {
+        let Ok(found_at) = std::fs::metadata(&path) else { continue };
+        let mode = found_at.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let detail = format!("{} has mode {mode:o}: others on this machine may read it", path.display());
+            let advice = format!("chmod 600 {}; if they could reach it, make its secrets anew", path.display());
+            findings.push(found("secrets", Verdict::Warning, detail, Some(&advice)));
         }
-        Ok(free) if free < ROOM_WARNING => {
-            found("disk", Verdict::Warning, format!("{} free", ByteSize::new(free)), Some(advice))
+    }
+    findings
+}
+
+/// Whether whoever reaches the server needs a token, as its settings say where it listens.
+fn tokens(data: &Path, config: &Config) -> Finding {
+    let local = config.server.http.is_none_or(|address| address.ip().is_loopback());
+    match TokenFile::new(Arc::new(OsFileSystem), data).list() {
+        Err(error) => {
+            let advice = "take the file from a backup, or remove it and make new tokens (`weir token create`)";
+            found("tokens", Verdict::Wrong, weir_base::error::chain(&error), Some(advice))
         }
-        Ok(free) => good("disk", format!("{} free", ByteSize::new(free))),
-        Err(error) => found("disk", Verdict::Wrong, format!("cannot ask for free space: {error}"), None),
+        Ok(None) if !local => found(
+            "tokens",
+            Verdict::Warning,
+            "there are none, and server.http is an address that others can reach",
+            Some("`weir token create` makes the first; from then on every request over TCP needs one"),
+        ),
+        Ok(None) => good("tokens", "there are none; the server listens for this machine only"),
+        Ok(Some(listed)) if listed.is_empty() => found(
+            "tokens",
+            Verdict::Warning,
+            "all are revoked: nobody gets in over TCP",
+            Some("`weir token create` makes one; without the file (then start again) none are needed"),
+        ),
+        Ok(Some(listed)) => good("tokens", format!("{} of them", listed.len())),
     }
 }
 
@@ -274,6 +284,12 @@ async fn store(config: &Config) -> Finding {
     if !shared && !Path::new(&location).exists() {
         return good("store", "there are no tables yet");
     }
+    if Path::new(&location).is_dir()
+        && let Err(errno) = rustix::fs::access(&location, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+    {
+        let detail = format!("{location} cannot be written by this user: {errno}");
+        return found("store", Verdict::Wrong, detail, Some("run as its owner, or mend its owner and mode"));
+    }
     let options = StoreOptions {
         shared,
         provider: config.engine.store_options.iter().cloned().collect(),
@@ -309,9 +325,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_was_never_set_is_wrong() {
-        assert_eq!(clock(0).verdict, Verdict::Wrong);
-        assert_eq!(clock(CLOCK_MIN).verdict, Verdict::Good);
+    fn the_holder_s_process_is_found_in_its_words() {
+        assert_eq!(pid_of("weir serve (pid 4711)"), Some(4711));
+        for other in ["", "weir serve", "weir (pid x)"] {
+            assert_eq!(pid_of(other), None, "{other}");
+        }
     }
 
     #[test]
