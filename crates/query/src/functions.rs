@@ -2,7 +2,7 @@
 //!
 //! Each file holds one family; what they compute is said in `docs/guide/sql.md`.
 //!
-//! - `time_bucket(width, time [, origin])`: the start of the bucket that a time lies in ([`time_bucket`]).
+//! - `time_bucket(width, time [, origin])`: the start of the bucket that a time lies in ([`mod@time_bucket`]).
 //! - `first(value, time)`, `last(value, time)`: the value of the first or last row that has one ([`first_last`]).
 //! - `selector_first`, `_last`, `_min`, `_max`: a chosen row's value and time ([`selectors`]).
 //! - `rate`, `increase`, `irate`, `delta`, `derivative`, `integral` of (value, time) ([`rates`] over [`samples`]).
