@@ -7,8 +7,6 @@ use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, Result, ScalarValue, TableReference};
-use datafusion::datasource::object_store::ObjectStoreUrl;
-use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 use weir_base::Kind;
@@ -16,7 +14,7 @@ use weir_engine::read::{ReadSnapshot, Tables, logical_schema};
 
 use crate::error::{Error, from_engine};
 use crate::past;
-use crate::scan::{Files, SnapshotTable, StoredColumns};
+use crate::scan::{Caches, Files, SnapshotTable, StoredColumns};
 
 /// The one catalog; databases are its schemas.
 pub(crate) const CATALOG: &str = "weir";
@@ -31,8 +29,7 @@ pub(crate) struct QueryCatalog {
 #[derive(Debug)]
 struct Shared {
     tables: Arc<dyn Tables>,
-    url: ObjectStoreUrl,
-    footers: Arc<FileMetadataCache>,
+    caches: Caches,
     default_database: String,
     /// What scans left out, in words.
     notes: Arc<Mutex<Vec<String>>>,
@@ -50,14 +47,12 @@ type Snapshot = Arc<OnceCell<Option<Arc<SnapshotTable>>>>;
 impl QueryCatalog {
     pub(crate) fn new(
         tables: Arc<dyn Tables>,
-        url: ObjectStoreUrl,
-        footers: Arc<FileMetadataCache>,
+        caches: Caches,
         default_database: &str,
     ) -> Self {
         let shared = Shared {
             tables,
-            url,
-            footers,
+            caches,
             default_database: default_database.to_owned(),
             notes: Arc::default(),
             past: Mutex::default(),
@@ -122,9 +117,8 @@ impl QueryCatalog {
                 let files = Files::new(
                     logical_schema(&snapshot.schema),
                     StoredColumns::new(&snapshot.schema),
-                    self.shared.url.clone(),
                     self.shared.tables.objects(),
-                    Arc::clone(&self.shared.footers),
+                    self.shared.caches.clone(),
                 );
                 Arc::new(SnapshotTable::new(snapshot, files, Arc::clone(&self.shared.notes)))
             }))

@@ -7,6 +7,7 @@
 //! the logical layout, so that everything above speaks true names and types.
 
 mod buffer_exec;
+pub(crate) mod hot;
 mod merge_exec;
 mod parquet;
 pub(crate) mod prune;
@@ -20,6 +21,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
@@ -27,7 +29,9 @@ use weir_engine::read::{Part, ReadPlan, ReadSnapshot, Source, logical_schema};
 
 use buffer_exec::BufferExec;
 use merge_exec::MergeExec;
-pub(crate) use parquet::Files;
+use prune::Pruning;
+pub(crate) use hot::ColumnCache;
+pub(crate) use parquet::{Caches, Files};
 pub(crate) use stored::StoredColumns;
 
 /// Rows of all inputs of a merge together that are decoded at once: many inputs get small batches.
@@ -100,16 +104,35 @@ impl SnapshotTable {
         ));
     }
 
-    /// The parts that nothing overlaps: one scan of whole files, one of clipped files, one of buffered rows.
-    fn plain(&self, parts: Vec<Part>, asked: &[usize], partitions: usize) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
-        let (mut whole, mut clipped, mut plans) = (Vec::new(), Vec::new(), Vec::<Arc<dyn ExecutionPlan>>::new());
+    /// The parts that nothing overlaps: files through the cache of columns where they fit, else one scan of whole files and
+    /// one of clipped ones; and the runs of the buffer.
+    async fn plain(
+        &self,
+        parts: Vec<Part>,
+        pruning: &Pruning,
+        filter: Option<&Arc<dyn PhysicalExpr>>,
+        asked: &[usize],
+        partitions: usize,
+    ) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+        let (mut files, mut plans) = (Vec::new(), Vec::<Arc<dyn ExecutionPlan>>::new());
         for part in parts {
-            match (part.source, part.times) {
-                (Source::File(file), None) => whole.push(file),
-                (Source::File(file), Some(times)) => clipped.push((file, times)),
-                (Source::Run(run), times) => {
-                    plans.push(Arc::new(BufferExec::new(run, times, asked.to_vec(), &self.schema)));
+            match part.source {
+                Source::File(file) => files.push((file, part.times)),
+                Source::Run(run) => {
+                    plans.push(Arc::new(BufferExec::new(run, part.times, asked.to_vec(), &self.schema)));
                 }
+            }
+        }
+        let filters: Vec<_> = filter.map(split_conjunction).unwrap_or_default().into_iter().cloned().collect();
+        if let Some(hot) = self.files.scan_hot(&files, pruning, &filters, asked, partitions).await? {
+            plans.push(hot);
+            return Ok(plans);
+        }
+        let (mut whole, mut clipped) = (Vec::new(), Vec::new());
+        for (file, times) in files {
+            match times {
+                None => whole.push(file),
+                Some(times) => clipped.push((file, times)),
             }
         }
         if !whole.is_empty() {
@@ -176,11 +199,12 @@ impl TableProvider for SnapshotTable {
             }
             None => None,
         };
-        let (kept, wanted) = prune::prune(self.snapshot.sources(), filter.as_ref(), &self.schema)?;
-        let plan = ReadPlan::new(kept.clone(), &wanted);
+        let pruning = Pruning::new(filter.as_ref(), &self.schema);
+        let kept = pruning.sources(self.snapshot.sources())?;
+        let plan = ReadPlan::new(kept.clone(), &pruning.wanted);
         self.note(&kept, &plan);
         let partitions = state.config().target_partitions();
-        let mut plans = self.plain(plan.plain, &asked, partitions)?;
+        let mut plans = self.plain(plan.plain, &pruning, filter.as_ref(), &asked, partitions).await?;
         if !plan.merged.is_empty() {
             plans.push(self.merged(plan.merged, &asked, partitions)?);
         }

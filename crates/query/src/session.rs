@@ -29,6 +29,7 @@ use crate::functions;
 use crate::memory::SharedMemory;
 use crate::planner;
 use crate::predicate;
+use crate::scan::{Caches, ColumnCache};
 use crate::scope;
 use crate::settings::Settings;
 use crate::show;
@@ -51,6 +52,7 @@ pub(crate) struct Sessions {
     state: SessionState,
     runtime: RuntimeEnv,
     footers: Arc<FileMetadataCache>,
+    columns: Arc<ColumnCache>,
     memory: SharedMemory,
     settings: Settings,
     url: ObjectStoreUrl,
@@ -83,6 +85,7 @@ impl Sessions {
             tables,
             state,
             footers: runtime.cache_manager.get_file_metadata_cache(),
+            columns: Arc::new(ColumnCache::new(settings.query_column_bytes_max)),
             runtime,
             memory: SharedMemory::new(settings.query_memory_bytes_max),
             settings: settings.clone(),
@@ -92,6 +95,10 @@ impl Sessions {
 
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory.reserved()
+    }
+
+    pub(crate) fn columns(&self) -> &ColumnCache {
+        &self.columns
     }
 
     pub(crate) fn spilled_bytes(&self) -> u64 {
@@ -111,7 +118,13 @@ impl Sessions {
         trace: &Trace,
     ) -> Result<(SendableRecordBatchStream, Vec<String>)> {
         let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
-        let catalog = QueryCatalog::new(tables, self.url.clone(), Arc::clone(&self.footers), &request.database);
+        let caches = Caches {
+            url: self.url.clone(),
+            footers: Arc::clone(&self.footers),
+            columns: Arc::clone(&self.columns),
+            memory: self.settings.query_each_memory_bytes_max,
+        };
+        let catalog = QueryCatalog::new(tables, caches, &request.database);
         trace.catalog(&catalog);
         let mut state = self.state(request, &catalog, trace)?;
         // `now()` is one time for the whole statement, by our clock.

@@ -30,6 +30,8 @@ pub struct Settings {
     pub query_slow: Duration,
     /// Memory for footers of Parquet files.
     pub query_footer_bytes_max: ByteSize,
+    /// Memory for decoded columns of files, which are read once and then asked again and again.
+    pub query_column_bytes_max: ByteSize,
     /// Rows that one query may fill into the gaps of its buckets.
     pub query_gapfill_rows_max: u64,
 }
@@ -50,6 +52,7 @@ impl Settings {
             query_deadline: Duration::from_secs(300),
             query_slow: Duration::from_secs(10),
             query_footer_bytes_max: ByteSize::mib(64),
+            query_column_bytes_max: ByteSize::new(memory_bytes / 8),
             query_gapfill_rows_max: 100_000_000,
         }
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics};
+use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics, internal_err};
 use datafusion::config::TableParquetOptions;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::parquet::{CachedParquetFileReaderFactory, ParquetFileReaderFactory};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -18,16 +18,24 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column, lit};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::future::try_join_all;
 use object_store::ObjectStore;
 use object_store::path::Path;
+use weir_base::ByteSize;
 use weir_engine::read::Times;
 use weir_engine::schema::TIME;
 use weir_engine::store::file::DataFile;
 
+use super::hot::{ColumnCache, HotFiles, HotSource, Unit};
+use super::prune::Pruning;
 use super::{Columns, StoredColumns, merge_exec};
 
 /// The place of `time` in the logical layout.
 const TIME_INDEX: usize = 0;
+/// Files of which the footers are read to find out what a scan needs; with more, Parquet is read as it comes.
+const HOT_FILES_MAX: usize = 512;
+/// Rows for which a thread of their own is worth it.
+const PARTITION_ROWS_MIN: u64 = 64 << 10;
 /// Columns that carry, for each clipped file, the first and last time that may be taken from it.
 const CLIP: [&str; 2] = ["weir_clip_from", "weir_clip_to"];
 
@@ -36,20 +44,94 @@ const CLIP: [&str; 2] = ["weir_clip_from", "weir_clip_to"];
 pub(crate) struct Files {
     schema: SchemaRef,
     stored: Arc<StoredColumns>,
-    url: ObjectStoreUrl,
     objects: Arc<dyn ObjectStore>,
-    footers: Arc<FileMetadataCache>,
+    caches: Caches,
+}
+
+/// What all queries share to read files with.
+#[derive(Debug, Clone)]
+pub(crate) struct Caches {
+    /// Under this URL plans name the store of the tables.
+    pub(crate) url: ObjectStoreUrl,
+    pub(crate) footers: Arc<FileMetadataCache>,
+    pub(crate) columns: Arc<ColumnCache>,
+    /// Memory of one query.
+    pub(crate) memory: ByteSize,
 }
 
 impl Files {
     pub(crate) fn new(
         schema: SchemaRef,
         stored: StoredColumns,
-        url: ObjectStoreUrl,
         objects: Arc<dyn ObjectStore>,
-        footers: Arc<FileMetadataCache>,
+        caches: Caches,
     ) -> Self {
-        Self { schema, stored: Arc::new(stored), url, objects, footers }
+        Self { schema, stored: Arc::new(stored), objects, caches }
+    }
+
+    /// Parts of files that share no key with anything, through the cache of columns; `None` when they are too much for it.
+    pub(crate) async fn scan_hot(
+        &self,
+        parts: &[(Arc<DataFile>, Option<Times>)],
+        pruning: &Pruning,
+        filters: &[Arc<dyn PhysicalExpr>],
+        columns: &[usize],
+        partitions: usize,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if parts.len() > HOT_FILES_MAX {
+            return Ok(None);
+        }
+        let hot = HotFiles {
+            schema: Arc::clone(&self.schema),
+            stored: Arc::clone(&self.stored),
+            readers: self.readers(),
+            cache: Arc::clone(&self.caches.columns),
+        };
+        let units = parts.iter().map(|(file, clip)| self.units(&hot, file, clip.as_ref(), pruning));
+        let units: Vec<Unit> = try_join_all(units).await?.into_iter().flatten().collect();
+        let mut read: Vec<usize> = columns.iter().copied().chain([TIME_INDEX]).collect();
+        read.sort_unstable();
+        read.dedup();
+        if units.is_empty() || !hot.fits(&units, &read, self.caches.memory) {
+            return Ok(None);
+        }
+        let rows: u64 = units.iter().map(|unit| u64::from(unit.rows)).sum();
+        let files: Vec<&DataFile> = parts.iter().map(|(file, _)| &**file).collect();
+        let mut statistics = self.statistics(&files);
+        statistics.num_rows = Precision::Exact(to_usize(rows));
+        let selected = hot.selected(&units, filters)?.unwrap_or(rows);
+        let partitions = to_usize(selected.div_ceil(PARTITION_ROWS_MIN)).clamp(1, partitions);
+        let source = HotSource::new(hot, units, columns.to_vec(), partitions, statistics)?;
+        Ok(Some(DataSourceExec::from_data_source(source)))
+    }
+
+    /// The row groups of a file that may hold rows asked for.
+    async fn units(
+        &self,
+        hot: &HotFiles,
+        file: &DataFile,
+        clip: Option<&Times>,
+        pruning: &Pruning,
+    ) -> Result<Vec<Unit>> {
+        let opened = self.file(file, Vec::new())?;
+        let footer = hot.footer(&opened).await?;
+        let kept = pruning.row_groups(&footer, &self.stored)?;
+        let path: Arc<str> = Arc::from(file.path.as_str());
+        let kept = footer.row_groups().iter().enumerate().zip(kept).filter(|(_, kept)| *kept);
+        kept.map(|((index, group), _)| {
+            let number = |number| match u32::try_from(number) {
+                Ok(number) => Ok(number),
+                Err(_) => internal_err!("{path} has row groups that are too large to number"),
+            };
+            Ok(Unit {
+                file: opened.clone(),
+                path: Arc::clone(&path),
+                row_group: number(index as i64)?,
+                rows: number(group.num_rows())?,
+                clip: clip.cloned(),
+            })
+        })
+        .collect()
     }
 
     /// Whole files that share no key with anything: counts may be taken from what is known of them.
@@ -60,7 +142,7 @@ impl Files {
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let opened = files.iter().map(|file| self.file(file, Vec::new())).collect::<Result<Vec<_>>>()?;
-        let builder = FileScanConfigBuilder::new(self.url.clone(), Arc::new(self.source(None)))
+        let builder = FileScanConfigBuilder::new(self.caches.url.clone(), Arc::new(self.source(None)))
             .with_file_groups(groups(opened, partitions))
             .with_statistics(self.statistics(&files.iter().map(Arc::as_ref).collect::<Vec<_>>()));
         self.finish(builder, columns)
@@ -90,7 +172,7 @@ impl Files {
                 self.file(file, bounds.to_vec())
             })
             .collect::<Result<Vec<_>>>()?;
-        let builder = FileScanConfigBuilder::new(self.url.clone(), Arc::new(self.configure(source)))
+        let builder = FileScanConfigBuilder::new(self.caches.url.clone(), Arc::new(self.configure(source)))
             .with_file_groups(groups(opened, partitions));
         self.finish(builder, columns)
     }
@@ -103,7 +185,7 @@ impl Files {
         columns: &Columns,
         batch_rows: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let builder = FileScanConfigBuilder::new(self.url.clone(), Arc::new(self.source(times)))
+        let builder = FileScanConfigBuilder::new(self.caches.url.clone(), Arc::new(self.source(times)))
             .with_file_groups(vec![FileGroup::new(vec![self.file(file, Vec::new())?])])
             .with_output_ordering(vec![self.ordering(columns)?])
             .with_batch_size(Some(batch_rows));
@@ -129,8 +211,12 @@ impl Files {
         let mut options = TableParquetOptions::default();
         options.global.pushdown_filters = true;
         options.global.reorder_filters = true;
-        let readers = CachedParquetFileReaderFactory::new(Arc::clone(&self.objects), Arc::clone(&self.footers));
-        source.with_table_parquet_options(options).with_parquet_file_reader_factory(Arc::new(readers))
+        source.with_table_parquet_options(options).with_parquet_file_reader_factory(self.readers())
+    }
+
+    fn readers(&self) -> Arc<dyn ParquetFileReaderFactory> {
+        let footers = Arc::clone(&self.caches.footers);
+        Arc::new(CachedParquetFileReaderFactory::new(Arc::clone(&self.objects), footers))
     }
 
     fn file(&self, file: &DataFile, clip: Vec<ScalarValue>) -> Result<PartitionedFile> {

@@ -5,7 +5,7 @@
 //! Comparisons of `time` and of unsigned fields with constants are rewritten to comparisons of the stored columns, so
 //! that row groups and pages can be left out by their statistics.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{Display, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use datafusion::logical_expr::{ColumnarValue, Operator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, lit};
 use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapterFactory};
-use weir_engine::schema::{TIME, TIME_NS, TableSchema};
+use weir_engine::schema::{Role, TIME, TIME_NS, TableSchema};
 
 use super::prune::comparison;
 
@@ -30,21 +30,55 @@ const NANOS: DataType = DataType::Timestamp(TimeUnit::Nanosecond, None);
 /// How the columns of one table are called in its files.
 #[derive(Debug)]
 pub(crate) struct StoredColumns {
-    stored: HashMap<String, String>,
+    /// By true name.
+    stored: HashMap<Arc<str>, Stored>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    name: String,
+    tag: bool,
 }
 
 impl StoredColumns {
     pub(crate) fn new(schema: &TableSchema) -> Self {
-        let stored = schema.columns().iter().map(|column| (column.name.clone(), column.stored.clone()));
-        Self { stored: stored.chain([(TIME.to_owned(), TIME.to_owned())]).collect() }
+        let stored = schema.columns().iter().map(|column| {
+            (Arc::from(column.name.as_str()), Stored { name: column.stored.clone(), tag: column.role == Role::Tag })
+        });
+        let time = (Arc::from(TIME), Stored { name: TIME.to_owned(), tag: false });
+        Self { stored: stored.chain([time]).collect() }
+    }
+
+    /// Where a column is among those of a file.
+    pub(crate) fn find(&self, name: &str, held: &Schema) -> Option<usize> {
+        self.stored.get(name).and_then(|stored| held.index_of(&stored.name).ok())
+    }
+
+    /// Whether files call the column so.
+    pub(crate) fn is_stored_as(&self, name: &str, stored: &str) -> bool {
+        self.stored.get(name).is_some_and(|column| column.name == stored)
+    }
+
+    /// Whether the column is a tag.
+    pub(crate) fn is_tag(&self, name: &str) -> bool {
+        self.stored.get(name).is_some_and(|stored| stored.tag)
+    }
+
+    /// Columns of a file that are tags.
+    pub(crate) fn tags_in(&self, held: &Schema) -> HashSet<usize> {
+        self.stored.values().filter(|stored| stored.tag).filter_map(|stored| held.index_of(&stored.name).ok()).collect()
+    }
+
+    /// The name of a column of the table, without a copy of its text.
+    pub(crate) fn shared_name(&self, name: &str) -> Arc<str> {
+        self.stored.get_key_value(name).map_or_else(|| Arc::from(name), |(name, _)| Arc::clone(name))
     }
 }
 
 impl PhysicalExprAdapterFactory for StoredColumns {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         let columns = logical.fields().iter().map(|field| {
-            let index = self.stored.get(field.name()).and_then(|stored| physical.index_of(stored).ok());
-            (field.name().clone(), (index, field.data_type().clone()))
+            (field.name().clone(), (self.find(field.name(), &physical), field.data_type().clone()))
         });
         Ok(Arc::new(Adapter { columns: columns.collect(), physical }))
     }

@@ -1,0 +1,78 @@
+//! Decoded columns in memory, the more often used ones kept, their bytes bounded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use weir_base::ByteSize;
+
+use super::HotColumn;
+
+/// A typical column of a row group: how many entries the cache plans for.
+const COLUMN_BYTES: u64 = 1 << 20;
+/// An entry's own bytes, keys included.
+const ENTRY_BYTES: u64 = 256;
+
+/// One column of one row group of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ColumnKey {
+    /// Path from the root of the store; never used for other content.
+    pub(super) file: Arc<str>,
+    pub(super) row_group: u32,
+    /// The true name: a column that was added later is another one.
+    pub(super) column: Arc<str>,
+}
+
+/// Decoded columns of files, shared by all queries.
+#[derive(Debug)]
+pub(crate) struct ColumnCache {
+    columns: Cache<ColumnKey, Arc<HotColumn>, ByBytes>,
+    limit: ByteSize,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl Weighter<ColumnKey, Arc<HotColumn>> for ByBytes {
+    fn weight(&self, _: &ColumnKey, column: &Arc<HotColumn>) -> u64 {
+        column.bytes() as u64 + ENTRY_BYTES
+    }
+}
+
+impl ColumnCache {
+    /// Holds at most `limit` bytes.
+    pub(crate) fn new(limit: ByteSize) -> Self {
+        let entries = usize::try_from(limit.bytes() / COLUMN_BYTES).unwrap_or(usize::MAX).max(16);
+        let columns = Cache::with_weighter(entries, limit.bytes(), ByBytes);
+        Self { columns, limit, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+    }
+
+    /// Most bytes that it may hold.
+    pub(super) fn limit(&self) -> ByteSize {
+        self.limit
+    }
+
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.columns.weight()
+    }
+
+    /// Columns asked for that were there, and those that were not.
+    pub(crate) fn hits_and_misses(&self) -> (u64, u64) {
+        (self.hits.load(Relaxed), self.misses.load(Relaxed))
+    }
+
+    pub(super) fn get(&self, key: &ColumnKey) -> Option<Arc<HotColumn>> {
+        let found = self.columns.get(key);
+        let count = if found.is_some() { &self.hits } else { &self.misses };
+        count.fetch_add(1, Relaxed);
+        found
+    }
+
+    pub(super) fn put(&self, key: ColumnKey, column: Arc<HotColumn>) {
+        self.columns.insert(key, column);
+    }
+}

@@ -1,0 +1,242 @@
+//! Row groups and their columns: from the cache, or decoded from the file.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::{Result, internal_err};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::ParquetFileReaderFactory;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use futures::TryStreamExt;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::file::metadata::ParquetMetaData;
+use weir_base::ByteSize;
+use weir_engine::read::Times;
+use weir_engine::schema::{TIME, TIME_NS};
+
+use super::cache::ColumnKey;
+use super::filter::{Filters, TIME_INDEX};
+use super::select::select;
+use super::{ColumnCache, HotColumn};
+use crate::scan::StoredColumns;
+
+/// The part of the cache that one scan may ask for: what is larger would push out itself.
+const CACHE_SHARE: u64 = 2;
+/// The part of a query's memory that the decoding of a row group may take.
+const MEMORY_SHARE: u64 = 4;
+/// A row of text: its view, and a short text of its own.
+const TEXT_BYTES: u64 = 32;
+const NUMBER_BYTES: u64 = 8;
+
+/// A row group that a scan reads.
+#[derive(Debug, Clone)]
+pub(crate) struct Unit {
+    pub(crate) file: PartitionedFile,
+    pub(crate) path: Arc<str>,
+    pub(crate) row_group: u32,
+    pub(crate) rows: u32,
+    /// Only rows with these times may be taken; `None` when all may.
+    pub(crate) clip: Option<Times>,
+}
+
+/// What reads the row groups of one table.
+#[derive(Debug, Clone)]
+pub(crate) struct HotFiles {
+    pub(crate) schema: SchemaRef,
+    pub(crate) stored: Arc<StoredColumns>,
+    pub(crate) readers: Arc<dyn ParquetFileReaderFactory>,
+    pub(crate) cache: Arc<ColumnCache>,
+}
+
+/// The columns of a row group that a scan needs, each at its place in the logical layout.
+#[derive(Debug, Clone)]
+pub(crate) struct UnitColumns {
+    columns: Vec<Option<Arc<HotColumn>>>,
+}
+
+impl UnitColumns {
+    /// A column that was asked for.
+    pub(crate) fn get(&self, column: usize) -> Result<&HotColumn> {
+        match &self.columns[column] {
+            Some(column) => Ok(column),
+            None => internal_err!("column {column} was not read"),
+        }
+    }
+}
+
+impl HotFiles {
+    /// Whether a scan of these units may go through the cache, and its queries' memory: `memory` is that of one.
+    pub(crate) fn fits(&self, units: &[Unit], columns: &[usize], memory: ByteSize) -> bool {
+        let row_bytes: u64 = columns.iter().map(|column| self.row_bytes(*column)).sum();
+        let largest = units.iter().map(|unit| u64::from(unit.rows)).max().unwrap_or(0);
+        let rows: u64 = units.iter().map(|unit| u64::from(unit.rows)).sum();
+        rows.saturating_mul(row_bytes) <= self.cache.limit().bytes() / CACHE_SHARE
+            && largest.saturating_mul(row_bytes) <= memory.bytes() / MEMORY_SHARE
+    }
+
+    /// How many rows the filters over keys leave, where that can be told at once: they ask for tags, and all that it takes is in the cache.
+    pub(crate) fn selected(&self, units: &[Unit], filters: &[Arc<dyn PhysicalExpr>]) -> Result<Option<u64>> {
+        let filters = Filters::new(filters, &self.schema, &self.stored)?;
+        if filters.tags.is_empty() {
+            return Ok(None);
+        }
+        let mut selected = 0;
+        for unit in units {
+            let mut columns = vec![None; self.schema.fields().len()];
+            for column in filters.tags.iter().map(|(column, _)| *column).chain([TIME_INDEX]) {
+                match self.cache.get(&self.key(unit, column)) {
+                    Some(found) => columns[column] = Some(found),
+                    None => return Ok(None),
+                }
+            }
+            let rows = select(self, &UnitColumns { columns }, &filters, 0..unit.rows, &filters.times)?;
+            selected += rows.iter().map(|rows| rows.len() as u64).sum::<u64>();
+        }
+        Ok(Some(selected))
+    }
+
+    fn row_bytes(&self, column: usize) -> u64 {
+        let field = self.schema.field(column);
+        match field.data_type() {
+            DataType::Utf8View if self.stored.is_tag(field.name()) => 1,
+            DataType::Utf8View => TEXT_BYTES,
+            _ => NUMBER_BYTES,
+        }
+    }
+
+    /// What the file's footer says.
+    pub(crate) async fn footer(&self, file: &PartitionedFile) -> Result<Arc<ParquetMetaData>> {
+        let metrics = ExecutionPlanMetricsSet::new();
+        let mut reader = self.readers.create_reader(0, file.clone(), None, &metrics)?;
+        Ok(reader.get_metadata(None).await?)
+    }
+
+    /// The columns of a unit, and how many of them were in the cache.
+    pub(crate) async fn columns(
+        &self,
+        unit: &Unit,
+        wanted: &[usize],
+        memory: &Arc<dyn MemoryPool>,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<(UnitColumns, usize)> {
+        let mut columns = vec![None; self.schema.fields().len()];
+        let mut missing = Vec::new();
+        for &column in wanted {
+            match self.cache.get(&self.key(unit, column)) {
+                Some(found) => columns[column] = Some(found),
+                None => missing.push(column),
+            }
+        }
+        if !missing.is_empty() {
+            let row_bytes: u64 = missing.iter().map(|column| self.row_bytes(*column).max(NUMBER_BYTES)).sum();
+            let reservation = MemoryConsumer::new("columns being decoded").register(memory);
+            reservation.try_grow(usize::try_from(row_bytes * u64::from(unit.rows)).unwrap_or(usize::MAX))?;
+            for (&column, decoded) in missing.iter().zip(self.decode(unit, &missing, metrics).await?) {
+                let decoded = Arc::new(decoded);
+                self.cache.put(self.key(unit, column), Arc::clone(&decoded));
+                columns[column] = Some(decoded);
+            }
+        }
+        Ok((UnitColumns { columns }, wanted.len() - missing.len()))
+    }
+
+    fn key(&self, unit: &Unit, column: usize) -> ColumnKey {
+        let column = self.stored.shared_name(self.schema.field(column).name());
+        ColumnKey { file: Arc::clone(&unit.path), row_group: unit.row_group, column }
+    }
+
+    async fn decode(
+        &self,
+        unit: &Unit,
+        wanted: &[usize],
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Vec<HotColumn>> {
+        let mut reader = self.readers.create_reader(0, unit.file.clone(), None, metrics)?;
+        let footer = reader.get_metadata(None).await?;
+        let held = ArrowReaderMetadata::try_new(Arc::clone(&footer), ArrowReaderOptions::new())?;
+        let names: Vec<&str> = wanted.iter().map(|column| self.schema.field(*column).name().as_str()).collect();
+        let mut roots: Vec<usize> = names.iter().filter_map(|name| self.stored.find(name, held.schema())).collect();
+        if names.contains(&TIME) {
+            roots.extend(held.schema().index_of(TIME_NS).ok());
+        }
+        roots.sort_unstable();
+        roots.dedup();
+        let options = ArrowReaderOptions::new().with_schema(self.read_as(held.schema()));
+        let held = ArrowReaderMetadata::try_new(footer, options)?;
+        let batch = match roots.is_empty() {
+            true => None,
+            false => Some(read(reader, held, unit, roots).await?),
+        };
+        wanted.iter().map(|column| self.decoded(*column, unit, batch.as_ref())).collect()
+    }
+
+    /// The types in which the columns of a file are read: tags as dictionaries, other text as views.
+    fn read_as(&self, held: &Schema) -> SchemaRef {
+        let tags = self.stored.tags_in(held);
+        let fields = held.fields().iter().enumerate().map(|(index, field)| {
+            let of = match field.data_type() {
+                DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if tags.contains(&index) => {
+                    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+                }
+                DataType::Utf8 => DataType::Utf8View,
+                other => other.clone(),
+            };
+            Field::new(field.name(), of, field.is_nullable())
+        });
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    fn decoded(&self, column: usize, unit: &Unit, batch: Option<&RecordBatch>) -> Result<HotColumn> {
+        let field = self.schema.field(column);
+        let tag = self.stored.is_tag(field.name());
+        let place = batch.and_then(|batch| Some((batch, self.stored.find(field.name(), batch.schema_ref())?)));
+        let Some((batch, place)) = place else {
+            return Ok(match tag {
+                true => HotColumn::no_tag(unit.rows),
+                false => HotColumn::no_field(field.data_type(), unit.rows),
+            });
+        };
+        if tag {
+            return HotColumn::tag(batch.column(place));
+        }
+        let adapter = PhysicalExprAdapterFactory::create(&*self.stored, Arc::clone(&self.schema), batch.schema())?;
+        let logical = adapter.rewrite(Arc::new(Column::new(field.name(), column)))?;
+        let array: ArrayRef = logical.evaluate(batch)?.into_array(batch.num_rows())?;
+        match field.name() == TIME {
+            true => HotColumn::time(&array),
+            false => Ok(HotColumn::Field(array)),
+        }
+    }
+}
+
+async fn read(
+    reader: Box<dyn AsyncFileReader>,
+    held: ArrowReaderMetadata,
+    unit: &Unit,
+    roots: Vec<usize>,
+) -> Result<RecordBatch> {
+    let mask = ProjectionMask::roots(held.metadata().file_metadata().schema_descr(), roots);
+    let stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, held)
+        .with_projection(mask)
+        .with_row_groups(vec![unit.row_group as usize])
+        .with_batch_size(unit.rows as usize)
+        .build()?;
+    let mut batches: Vec<RecordBatch> = stream.try_collect().await?;
+    let batch = match batches.len() {
+        1 => batches.remove(0),
+        0 => return internal_err!("row group {} of {} has no rows", unit.row_group, unit.path),
+        _ => concat_batches(&batches[0].schema(), &batches)?,
+    };
+    match batch.num_rows() == unit.rows as usize {
+        true => Ok(batch),
+        false => internal_err!("row group {} of {} has {} rows", unit.row_group, unit.path, batch.num_rows()),
+    }
+}

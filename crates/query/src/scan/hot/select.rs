@@ -1,0 +1,94 @@
+//! Which rows of a row group pass the filters that need not look at rows.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use datafusion::common::{Result, internal_err};
+use weir_engine::read::Times;
+
+use super::column::Rows;
+use super::filter::{Filters, TIME_INDEX, ask};
+use super::load::UnitColumns;
+use super::{HotColumn, HotFiles};
+
+/// The times of a row group and where they ascend.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stretches<'a> {
+    pub(crate) times: &'a [i64],
+    pub(crate) starts: &'a [u32],
+}
+
+impl<'a> Stretches<'a> {
+    pub(crate) fn of(columns: &'a UnitColumns) -> Result<Self> {
+        let HotColumn::Time { times, stretches } = columns.get(TIME_INDEX)? else {
+            return internal_err!("time is no column of times");
+        };
+        Ok(Self { times: times.values(), starts: stretches })
+    }
+
+    /// Calls `each` with the rows of each stretch among `rows`.
+    pub(crate) fn each(&self, rows: &Rows, mut each: impl FnMut(Rows)) {
+        let mut next = self.starts.partition_point(|start| *start <= rows.start);
+        let mut from = rows.start;
+        while from < rows.end {
+            let end = self.starts.get(next).copied().unwrap_or(rows.end).min(rows.end);
+            each(from..end);
+            (next, from) = (next + 1, end);
+        }
+    }
+
+    /// The rows of one stretch, or a part of it, that lie within `times`.
+    pub(crate) fn within(&self, rows: Rows, times: &Times) -> Rows {
+        if times.is_empty() || rows.is_empty() {
+            return rows.start..rows.start;
+        }
+        let of = &self.times[rows.start as usize..rows.end as usize];
+        let from = if of[0] >= *times.start() { 0 } else { of.partition_point(|time| time < times.start()) };
+        let last = of[of.len() - 1];
+        let to = if last <= *times.end() { of.len() } else { of.partition_point(|time| time <= times.end()) };
+        rows.start + from as u32..rows.start + to.max(from) as u32
+    }
+}
+
+/// Rows of `rows` within `times` whose tags pass, ascending; each range lies within one stretch.
+pub(crate) fn select(
+    files: &HotFiles,
+    columns: &UnitColumns,
+    filters: &Filters,
+    rows: Rows,
+    times: &Times,
+) -> Result<Vec<Rows>> {
+    let mut passing = vec![rows];
+    for (column, filter) in &filters.tags {
+        let tag = columns.get(*column)?;
+        let HotColumn::Tag { values, .. } = tag else { return internal_err!("column {column} is no tag") };
+        let alone = Arc::new(files.schema.project(&[*column])?);
+        let batch = RecordBatch::try_new(alone, vec![Arc::new(values.clone()) as ArrayRef])?;
+        let answers = ask(filter, &batch)?;
+        debug_assert_eq!(answers.len(), values.len());
+        let mut kept: Vec<Rows> = Vec::new();
+        for rows in &passing {
+            tag.each_run(rows, |run, rows| {
+                if !answers.value(run as usize) {
+                    return;
+                }
+                match kept.last_mut() {
+                    Some(last) if last.end == rows.start => last.end = rows.end,
+                    _ => kept.push(rows),
+                }
+            });
+        }
+        passing = kept;
+    }
+    let stretches = Stretches::of(columns)?;
+    let mut selected = Vec::with_capacity(passing.len());
+    for rows in &passing {
+        stretches.each(rows, |rows| {
+            let rows = stretches.within(rows, times);
+            if !rows.is_empty() {
+                selected.push(rows);
+            }
+        });
+    }
+    Ok(selected)
+}

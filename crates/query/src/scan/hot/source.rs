@@ -1,0 +1,343 @@
+//! The scan as DataFusion sees it: takes filters, projections and limits in, gives batches.
+
+use std::fmt::Formatter;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, Statistics};
+use datafusion::config::ConfigOptions;
+use datafusion::datasource::source::DataSource;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_expr::utils::reassign_expr_columns;
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::DisplayFormatType;
+use datafusion::physical_plan::execution_plan::SchedulingType;
+use datafusion::physical_plan::coop::cooperative;
+use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, RecordOutput,
+};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+
+use super::column::Rows;
+use super::cursor::{Cursor, Output};
+use super::filter::Filters;
+use super::load::UnitColumns;
+use super::select::select;
+use super::{HotFiles, Unit};
+
+/// Row groups of one table, read through the cache of columns.
+#[derive(Debug, Clone)]
+pub(crate) struct HotSource {
+    files: HotFiles,
+    units: Arc<[Unit]>,
+    /// What it gives, as places in the logical layout.
+    output: Vec<usize>,
+    schema: SchemaRef,
+    /// Over the logical layout.
+    filters: Vec<Arc<dyn PhysicalExpr>>,
+    partitions: usize,
+    fetch: Option<usize>,
+    /// Of all rows and the columns of the logical layout, without filters.
+    statistics: Arc<Statistics>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+/// The units of one partition, each with the rows that are its part of it.
+struct Share {
+    units: Arc<[Unit]>,
+    partition: usize,
+    partitions: usize,
+    taken: usize,
+}
+
+impl Iterator for Share {
+    type Item = (Unit, Rows);
+
+    /// Partitions begin at different units, so that one does not wait for what another decodes.
+    fn next(&mut self) -> Option<(Unit, Rows)> {
+        if self.taken == self.units.len() {
+            return None;
+        }
+        let first = self.units.len() * self.partition / self.partitions;
+        let unit = &self.units[(first + self.taken) % self.units.len()];
+        self.taken += 1;
+        let cut = |part: usize| (u64::from(unit.rows) * part as u64 / self.partitions as u64) as u32;
+        Some((unit.clone(), cut(self.partition)..cut(self.partition + 1)))
+    }
+}
+
+/// What one partition counts.
+#[derive(Debug, Clone)]
+struct Counts {
+    cached: Count,
+    decoded: Count,
+    row_groups: Count,
+}
+
+/// One partition on its way: the units to come, and the selected rows of each when its turn comes.
+pub(crate) struct Selection {
+    source: HotSource,
+    share: Share,
+    filters: Arc<Filters>,
+    wanted: Vec<usize>,
+    context: Arc<TaskContext>,
+    counts: Counts,
+}
+
+/// The columns of a unit and its selected rows; each range lies within a stretch of ascending times.
+#[derive(Debug)]
+pub(crate) struct Selected {
+    pub(crate) columns: UnitColumns,
+    pub(crate) rows: Vec<Rows>,
+}
+
+impl HotSource {
+    /// `output` are places in the logical layout; `statistics` are those of all columns of that.
+    pub(crate) fn new(
+        files: HotFiles,
+        units: Vec<Unit>,
+        output: Vec<usize>,
+        partitions: usize,
+        statistics: Statistics,
+    ) -> Result<Self> {
+        let schema = Arc::new(files.schema.project(&output)?);
+        Ok(Self {
+            files,
+            units: units.into(),
+            output,
+            schema,
+            filters: Vec::new(),
+            partitions: partitions.max(1),
+            fetch: None,
+            statistics: Arc::new(statistics),
+            metrics: ExecutionPlanMetricsSet::new(),
+        })
+    }
+
+    /// The columns that it gives, as places in the logical layout.
+    pub(crate) fn output(&self) -> &[usize] {
+        &self.output
+    }
+
+    /// The same with one more filter over the logical layout.
+    pub(crate) fn with_filter(&self, filter: Arc<dyn PhysicalExpr>) -> Self {
+        let mut filters = self.filters.clone();
+        filters.push(filter);
+        Self { filters, metrics: ExecutionPlanMetricsSet::new(), ..self.clone() }
+    }
+
+    /// The filters, or `None` where a limit makes it matter which rows come first.
+    pub(crate) fn filters(&self) -> Result<Option<Filters>> {
+        match self.fetch {
+            Some(_) => Ok(None),
+            None => Filters::new(&self.filters, &self.files.schema, &self.files.stored).map(Some),
+        }
+    }
+
+    /// The table's logical layout.
+    pub(crate) fn logical(&self) -> &SchemaRef {
+        &self.files.schema
+    }
+
+    /// Goes through the units of one partition.
+    pub(crate) fn selection(&self, partition: usize, context: Arc<TaskContext>) -> Result<Selection> {
+        let filters = Arc::new(Filters::new(&self.filters, &self.files.schema, &self.files.stored)?);
+        let mut wanted: Vec<usize> = self.output.iter().copied().chain(filters.columns()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let count = |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
+        let counts = Counts { cached: count("columns_cached"), decoded: count("columns_decoded"), row_groups: count("row_groups") };
+        let share = Share { units: Arc::clone(&self.units), partition, partitions: self.partitions, taken: 0 };
+        Ok(Selection { source: self.clone(), share, filters, wanted, context, counts })
+    }
+}
+
+impl Selection {
+    pub(crate) fn filters(&self) -> &Arc<Filters> {
+        &self.filters
+    }
+
+    /// The next unit that has rows left; `None` when there are no more.
+    pub(crate) async fn next(&mut self) -> Result<Option<Selected>> {
+        while let Some((unit, rows)) = self.share.next() {
+            if rows.is_empty() {
+                continue;
+            }
+            let files = &self.source.files;
+            let pool = self.context.memory_pool();
+            let (columns, cached) = files.columns(&unit, &self.wanted, pool, &self.source.metrics).await?;
+            self.counts.cached.add(cached);
+            self.counts.decoded.add(self.wanted.len() - cached);
+            self.counts.row_groups.add(1);
+            let mut times = self.filters.times_now()?;
+            if let Some(clip) = &unit.clip {
+                times = *times.start().max(clip.start())..=*times.end().min(clip.end());
+            }
+            let rows = select(files, &columns, &self.filters, rows, &times)?;
+            if !rows.is_empty() {
+                return Ok(Some(Selected { columns, rows }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// One partition of a scan.
+struct Scan {
+    selection: Selection,
+    output: Output,
+    cursor: Option<Cursor>,
+    left: usize,
+    metrics: BaselineMetrics,
+}
+
+impl Scan {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        while self.left > 0 {
+            if let Some(cursor) = &mut self.cursor {
+                let timer = self.metrics.elapsed_compute().timer();
+                let batch = cursor.next(self.selection.filters(), &self.output)?;
+                timer.done();
+                if let Some(batch) = batch {
+                    let batch = batch.slice(0, batch.num_rows().min(self.left));
+                    self.left -= batch.num_rows();
+                    return Ok(Some(batch.record_output(&self.metrics)));
+                }
+                self.cursor = None;
+            }
+            let Some(Selected { columns, rows }) = self.selection.next().await? else { break };
+            self.cursor = Some(Cursor::new(columns, rows));
+        }
+        Ok(None)
+    }
+}
+
+impl DataSource for HotSource {
+    fn open(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let output = Output {
+            schema: Arc::clone(&self.schema),
+            columns: self.output.clone(),
+            batch_rows: u32::try_from(context.session_config().batch_size()).unwrap_or(u32::MAX),
+        };
+        let scan = Scan {
+            selection: self.selection(partition, context)?,
+            output,
+            cursor: None,
+            left: self.fetch.unwrap_or(usize::MAX),
+            metrics: BaselineMetrics::new(&self.metrics, partition),
+        };
+        let batches = futures::stream::try_unfold(scan, |mut scan| async move {
+            Ok(scan.next().await?.map(|batch| (batch, scan)))
+        });
+        Ok(Box::pin(cooperative(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), Box::pin(batches)))))
+    }
+
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter) -> std::fmt::Result {
+        let rows: u64 = self.units.iter().map(|unit| u64::from(unit.rows)).sum();
+        write!(f, "hot columns, row_groups={}, rows={rows}, projection=[", self.units.len())?;
+        for (index, field) in self.schema.fields().iter().enumerate() {
+            write!(f, "{}{}", if index > 0 { ", " } else { "" }, field.name())?;
+        }
+        write!(f, "]")?;
+        for (index, filter) in self.filters.iter().enumerate() {
+            write!(f, "{}{filter}", if index > 0 { " AND " } else { ", filter=" })?;
+        }
+        match self.fetch {
+            Some(fetch) => write!(f, ", limit={fetch}"),
+            None => Ok(()),
+        }
+    }
+
+    fn output_partitioning(&self) -> Partitioning {
+        Partitioning::UnknownPartitioning(self.partitions)
+    }
+
+    fn eq_properties(&self) -> EquivalenceProperties {
+        EquivalenceProperties::new(Arc::clone(&self.schema))
+    }
+
+    fn scheduling_type(&self) -> SchedulingType {
+        SchedulingType::Cooperative
+    }
+
+    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
+        if partition.is_some() {
+            return Ok(Arc::new(Statistics::new_unknown(&self.schema)));
+        }
+        let known = Statistics::clone(&self.statistics).project(Some(&self.output));
+        let exact = self.filters.is_empty() && self.units.iter().all(|unit| unit.clip.is_none());
+        let mut known = if exact { known } else { known.to_inexact() };
+        if let Some(fetch) = self.fetch {
+            known.num_rows = match known.num_rows {
+                Precision::Exact(rows) => Precision::Exact(rows.min(fetch)),
+                _ => Precision::Inexact(fetch),
+            };
+        }
+        Ok(Arc::new(known))
+    }
+
+    fn with_fetch(&self, fetch: Option<usize>) -> Option<Arc<dyn DataSource>> {
+        Some(Arc::new(Self { fetch, metrics: ExecutionPlanMetricsSet::new(), ..self.clone() }))
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.fetch
+    }
+
+    fn metrics(&self) -> ExecutionPlanMetricsSet {
+        self.metrics.clone()
+    }
+
+    /// Takes a choice of columns under their own names in.
+    fn try_swapping_with_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn DataSource>>> {
+        let mut output = Vec::new();
+        for wanted in projection.iter() {
+            match wanted.expr.downcast_ref::<Column>() {
+                Some(column) if column.name() == wanted.alias => output.push(self.output[column.index()]),
+                _ => return Ok(None),
+            }
+        }
+        let schema = Arc::new(self.files.schema.project(&output)?);
+        let metrics = ExecutionPlanMetricsSet::new();
+        Ok(Some(Arc::new(Self { output, schema, metrics, ..self.clone() })))
+    }
+
+    /// Takes every filter in: nothing overlaps these rows, so a row is whole.
+    fn try_pushdown_filters(
+        &self,
+        filters: Vec<Arc<dyn PhysicalExpr>>,
+        _: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn DataSource>>> {
+        if self.fetch.is_some() {
+            return Ok(FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.len()]));
+        }
+        let answers = vec![PushedDown::Yes; filters.len()];
+        let mut held = self.filters.clone();
+        for filter in filters {
+            held.push(reassign_expr_columns(filter, &self.files.schema)?);
+        }
+        let source = Self { filters: held, metrics: ExecutionPlanMetricsSet::new(), ..self.clone() };
+        Ok(FilterPushdownPropagation::with_parent_pushdown_result(answers)
+            .with_updated_node(Arc::new(source) as Arc<dyn DataSource>))
+    }
+
+    fn apply_expressions(
+        &self,
+        each: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        let mut recursion = TreeNodeRecursion::Continue;
+        for filter in &self.filters {
+            recursion = each(filter)?;
+            if recursion == TreeNodeRecursion::Stop {
+                break;
+            }
+        }
+        Ok(recursion)
+    }
+}
