@@ -154,6 +154,7 @@ struct RawQuery {
     query_deadline_s: Option<u64>,
     query_slow_ms: Option<u64>,
     query_footer_bytes_max: Option<ByteSize>,
+    query_column_bytes_max: Option<ByteSize>,
     query_gapfill_rows_max: Option<u64>,
     #[serde(flatten)]
     unknown: Unknown,
@@ -296,6 +297,7 @@ impl Config {
         set(&mut query.query_deadline, "query.query_deadline_s", raw.query_deadline_s, Duration::from_secs)?;
         set(&mut query.query_slow, "query.query_slow_ms", raw.query_slow_ms, Duration::from_millis)?;
         set(&mut query.query_footer_bytes_max, "query.query_footer_bytes_max", raw.query_footer_bytes_max, |n| n)?;
+        set(&mut query.query_column_bytes_max, "query.query_column_bytes_max", raw.query_column_bytes_max, |n| n)?;
         set(&mut query.query_gapfill_rows_max, "query.query_gapfill_rows_max", raw.query_gapfill_rows_max, |n| n)
     }
 

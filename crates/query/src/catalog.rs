@@ -45,11 +45,7 @@ struct Shared {
 type Snapshot = Arc<OnceCell<Option<Arc<SnapshotTable>>>>;
 
 impl QueryCatalog {
-    pub(crate) fn new(
-        tables: Arc<dyn Tables>,
-        caches: Caches,
-        default_database: &str,
-    ) -> Self {
+    pub(crate) fn new(tables: Arc<dyn Tables>, caches: Caches, default_database: &str) -> Self {
         let shared = Shared {
             tables,
             caches,

@@ -6,6 +6,8 @@
 //! that allows it; the final one above it merges runs of the same group, wherever they come from, as it merges partitions. Nothing is kept between
 //! batches. Where runs turn out to be short, the rest of the input goes through the aggregation that was there before.
 
+mod direct;
+mod first;
 mod states;
 
 use std::fmt::Formatter;
@@ -28,10 +30,15 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties};
 use futures::StreamExt;
 
+use direct::Direct;
 use states::State;
+
+use crate::scan::hot::Selection;
 
 /// Rows of a run, in the mean over a batch, below which runs do not pay.
 const RUN_ROWS_MIN: usize = 8;
+/// Rows below which it does not matter.
+const SHORT_ROWS_MIN: usize = 8192;
 
 /// Puts [`RunsExec`] where it can be.
 #[derive(Debug)]
@@ -40,8 +47,14 @@ pub(crate) struct RunsRule;
 impl PhysicalOptimizerRule for RunsRule {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         let replace = |node: Arc<dyn ExecutionPlan>| {
-            let runs = node.downcast_ref::<AggregateExec>().map(RunsExec::of).transpose()?.flatten();
-            Ok(runs.map_or_else(|| Transformed::no(node), |runs| Transformed::yes(Arc::new(runs) as _)))
+            if let Some(wanted) = first::wanted(&node) {
+                return Ok(Transformed::yes(wanted?));
+            }
+            let Some(aggregate) = node.downcast_ref::<AggregateExec>() else { return Ok(Transformed::no(node)) };
+            if let Some(runs) = RunsExec::of(aggregate)? {
+                return Ok(Transformed::yes(Arc::new(runs) as _));
+            }
+            Ok(RunsExec::in_two(aggregate)?.map_or_else(|| Transformed::no(node), Transformed::yes))
         };
         plan.transform_up(replace).data()
     }
@@ -61,6 +74,8 @@ struct RunsExec {
     /// What it stands for, and what goes on where runs are short.
     aggregate: AggregateExec,
     states: Vec<State>,
+    /// Where the rows are in the cache of columns.
+    direct: Option<Direct>,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -70,7 +85,6 @@ impl RunsExec {
         let groups = aggregate.group_expr();
         let plain = *aggregate.mode() == AggregateMode::Partial
             && groups.is_single()
-            && !groups.expr().is_empty()
             && !groups.has_grouping_set()
             && aggregate.limit_options().is_none()
             && aggregate.dynamic_expressions_produced().is_empty()
@@ -80,8 +94,83 @@ impl RunsExec {
             return Ok(None);
         }
         let states: Option<Vec<State>> = aggregate.aggr_expr().iter().map(|one| State::of(one)).collect();
+        let Some(states) = states else { return Ok(None) };
+        let direct = Direct::of(aggregate, &states)?;
+        if direct.is_none() && groups.expr().is_empty() {
+            return Ok(None);
+        }
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(states.map(|states| Self { aggregate: aggregate.clone(), states, metrics }))
+        Ok(Some(Self { aggregate: aggregate.clone(), states, direct, metrics }))
+    }
+
+    /// An aggregation in one step as one in two, where the first can read the cache of columns.
+    fn in_two(aggregate: &AggregateExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if *aggregate.mode() != AggregateMode::Single || aggregate.limit_options().is_some() {
+            return Ok(None);
+        }
+        let (groups, functions) = (aggregate.group_expr().clone(), aggregate.aggr_expr().to_vec());
+        let (none, schema) = (vec![None; functions.len()], aggregate.input_schema());
+        if aggregate.filter_expr().iter().any(Option::is_some) {
+            return Ok(None);
+        }
+        let input = Arc::clone(aggregate.input());
+        let last = groups.as_final();
+        let partial = AggregateExec::try_new(
+            AggregateMode::Partial,
+            groups,
+            functions.clone(),
+            none.clone(),
+            input,
+            Arc::clone(&schema),
+        )?;
+        let Some(runs) = Self::of(&partial)?.filter(|runs| runs.direct.is_some()) else { return Ok(None) };
+        let last = AggregateExec::try_new(AggregateMode::Final, last, functions, none, Arc::new(runs), schema)?;
+        Ok(Some(Arc::new(last)))
+    }
+
+    /// The same where only the groups of the `count` first buckets of one group are wanted.
+    fn first(&self, group: usize, descending: bool, count: usize) -> Option<Self> {
+        let direct = self.direct.as_ref()?.first(group, descending, count)?;
+        Some(Self { direct: Some(direct), metrics: ExecutionPlanMetricsSet::new(), ..self.clone() })
+    }
+
+    /// The states of the runs of all units of a partition.
+    fn direct(&self, direct: Direct, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let selection = direct.selection(partition, Arc::clone(&context))?;
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let state = (self.clone(), direct, Stage::Units { selection, begun: false }, metrics);
+        let batches = futures::stream::try_unfold(state, move |(runs, direct, stage, metrics)| {
+            let context = Arc::clone(&context);
+            async move {
+                let mut stage = stage;
+                loop {
+                    let (mut selection, begun) = match stage {
+                        Stage::Units { selection, begun } => (selection, begun),
+                        Stage::Rest(mut rest) => {
+                            let batch = rest.next().await.transpose()?;
+                            return Ok(batch.map(|batch| (batch, (runs, direct, Stage::Rest(rest), metrics))));
+                        }
+                    };
+                    let Some(selected) = selection.next().await? else { return Ok(None) };
+                    let timer = metrics.elapsed_compute().timer();
+                    let found = direct.runs(&selected)?;
+                    let rows: usize = found.iter().map(ExactSizeIterator::len).sum();
+                    let short = !begun && direct.skips().is_none() && found.len() * RUN_ROWS_MIN > rows;
+                    if short && !runs.aggregate.group_expr().expr().is_empty() && rows > SHORT_ROWS_MIN {
+                        stage = Stage::Rest(runs.batches(partition, &context)?);
+                        continue;
+                    }
+                    stage = Stage::Units { selection, begun: true };
+                    if found.is_empty() {
+                        continue;
+                    }
+                    let states = direct.states(&selected, &found, &runs.schema())?;
+                    timer.done();
+                    return Ok(Some((states.record_output(&metrics), (runs, direct, stage, metrics))));
+                }
+            }
+        });
+        Ok(Box::pin(cooperative(RecordBatchStreamAdapter::new(self.schema(), Box::pin(batches)))))
     }
 
     /// The states of the runs of a batch; `None` where they are short, or cannot be told.
@@ -97,7 +186,7 @@ impl RunsExec {
         let starts = UInt32Array::from_iter_values(ranges.iter().map(|range| range.start as u32));
         let mut columns = groups.iter().map(|group| take(group, &starts, None)).collect::<Result<Vec<_>, _>>()?;
         for state in &self.states {
-            if !state.of_runs(batch, &ranges, &mut columns)? {
+            if !state.of_runs(batch, &ranges, false, &mut columns)? {
                 return Ok(None);
             }
         }
@@ -127,6 +216,16 @@ fn replaced(aggregate: &AggregateExec, children: Vec<Arc<dyn ExecutionPlan>>) ->
 
 /// How far one partition has come.
 enum Stage {
+    /// Units of the cache of columns; whether states of one were handed on.
+    Units {
+        selection: Selection,
+        begun: bool,
+    },
+    Rest(SendableRecordBatchStream),
+}
+
+/// How far one partition has come with batches.
+enum Batches {
     Runs(SendableRecordBatchStream),
     Rest(SendableRecordBatchStream),
 }
@@ -134,6 +233,12 @@ enum Stage {
 impl DisplayAs for RunsExec {
     fn fmt_as(&self, form: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
         write!(f, "RunsExec: ")?;
+        if let Some(direct) = &self.direct {
+            write!(f, "from columns, ")?;
+            if let Some(count) = direct.skips() {
+                write!(f, "first={count}, ")?;
+            }
+        }
         self.aggregate.fmt_as(form, f)
     }
 }
@@ -165,26 +270,40 @@ impl ExecutionPlan for RunsExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        match &self.direct {
+            Some(direct) => self.direct(direct.clone(), partition, context),
+            None => self.batches(partition, &context),
+        }
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+impl RunsExec {
+    /// The states of the runs in batches of rows.
+    fn batches(&self, partition: usize, context: &Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let context = Arc::clone(context);
         let input = self.aggregate.input().execute(partition, Arc::clone(&context))?;
         let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let state = (self.clone(), Stage::Runs(input), metrics);
+        let state = (self.clone(), Batches::Runs(input), metrics);
         let batches = futures::stream::try_unfold(state, move |(runs, stage, metrics)| {
             let context = Arc::clone(&context);
             async move {
                 let mut stage = stage;
                 loop {
                     let mut input = match stage {
-                        Stage::Runs(input) => input,
-                        Stage::Rest(mut rest) => {
+                        Batches::Runs(input) => input,
+                        Batches::Rest(mut rest) => {
                             let batch = rest.next().await.transpose()?;
-                            return Ok(
-                                batch.map(|batch| (batch.record_output(&metrics), (runs, Stage::Rest(rest), metrics)))
-                            );
+                            return Ok(batch
+                                .map(|batch| (batch.record_output(&metrics), (runs, Batches::Rest(rest), metrics))));
                         }
                     };
                     let Some(batch) = input.next().await.transpose()? else { return Ok(None) };
                     if batch.num_rows() == 0 {
-                        stage = Stage::Runs(input);
+                        stage = Batches::Runs(input);
                         continue;
                     }
                     let timer = metrics.elapsed_compute().timer();
@@ -192,18 +311,14 @@ impl ExecutionPlan for RunsExec {
                     timer.done();
                     match found {
                         Some(states) => {
-                            return Ok(Some((states.record_output(&metrics), (runs, Stage::Runs(input), metrics))));
+                            return Ok(Some((states.record_output(&metrics), (runs, Batches::Runs(input), metrics))));
                         }
-                        None => stage = Stage::Rest(runs.rest(batch, input, &context)?),
+                        None => stage = Batches::Rest(runs.rest(batch, input, &context)?),
                     }
                 }
             }
         });
         Ok(Box::pin(cooperative(RecordBatchStreamAdapter::new(self.schema(), Box::pin(batches)))))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
     }
 }
 

@@ -22,16 +22,17 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use weir_engine::read::{Part, ReadPlan, ReadSnapshot, Source, logical_schema};
 
 use buffer_exec::BufferExec;
-use merge_exec::MergeExec;
-use prune::Pruning;
 pub(crate) use hot::ColumnCache;
+use merge_exec::MergeExec;
 pub(crate) use parquet::{Caches, Files};
+use prune::Pruning;
 pub(crate) use stored::StoredColumns;
 
 /// Rows of all inputs of a merge together that are decoded at once: many inputs get small batches.
@@ -154,7 +155,14 @@ impl SnapshotTable {
             let parts = parts.collect::<Result<Vec<_>>>()?;
             inputs.push((rows, parts));
         }
-        Ok(Arc::new(MergeExec::try_new(inputs, columns, partitions)?))
+        let rows: u64 = inputs.iter().map(|(rows, _)| rows).sum();
+        let merge = MergeExec::try_new(inputs, columns, partitions)?;
+        let parts = merge.properties().output_partitioning().partition_count();
+        if parts >= partitions || rows < parquet::PARTITION_ROWS_MIN {
+            return Ok(Arc::new(merge));
+        }
+        // What comes above shares the work even where the merge cannot.
+        Ok(Arc::new(RepartitionExec::try_new(Arc::new(merge), Partitioning::RoundRobinBatch(partitions))?))
     }
 
     /// One sorted input of a merge.

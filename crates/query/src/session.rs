@@ -257,6 +257,8 @@ fn session_config(settings: &Settings) -> SessionConfig {
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
     options.explain.show_statistics = false;
+    // Scans come in as many parts as are worth it.
+    options.optimizer.enable_round_robin_repartition = false;
     // A sort cannot hold less than a batch, nor merge less than two; the defaults alone are more than a small limit.
     let memory = settings.query_each_memory_bytes_max.bytes() / settings.query_threads.max(1) as u64;
     let batch_rows = (memory / BATCH_ROW_SHARE).clamp(256, 8192) as usize;

@@ -174,6 +174,13 @@ impl SqlEngine {
         self.inner.slow.load(Relaxed)
     }
 
+    /// Bytes of decoded columns in memory; how often a column asked for was there; how often it was not.
+    pub fn columns(&self) -> (u64, u64, u64) {
+        let columns = self.inner.sessions.columns();
+        let (hits, misses) = columns.hits_and_misses();
+        (columns.bytes(), hits, misses)
+    }
+
     /// Bytes on disk that queries have spilled.
     pub fn spilled_bytes(&self) -> u64 {
         self.inner.sessions.spilled_bytes()

@@ -184,7 +184,7 @@ impl Database for Embedded {
 
     fn samples(&self) -> Result<Vec<Sample>> {
         let mut all = samples(&self.engine.stats());
-        let admission = self.sql.admission();
+        let (admission, columns) = (self.sql.admission(), self.sql.columns());
         all.extend([
             sample("weir_queries_running", "Queries that run.", SampleKind::Gauge, admission.running() as u64),
             sample(
@@ -206,6 +206,9 @@ impl Database for Embedded {
                 SampleKind::Gauge,
                 self.sql.spilled_bytes(),
             ),
+            sample("weir_query_column_bytes", "Memory of decoded columns.", SampleKind::Gauge, columns.0),
+            sample("weir_query_column_hits_total", "Columns found decoded.", SampleKind::Counter, columns.1),
+            sample("weir_query_column_misses_total", "Columns that were decoded.", SampleKind::Counter, columns.2),
         ]);
         Ok(all)
     }

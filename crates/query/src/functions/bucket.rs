@@ -42,6 +42,33 @@ impl Buckets {
         Ok(Self { width, origin })
     }
 
+    /// The grid of `date_trunc`; `None` for a unit that it does not have.
+    pub(crate) fn of_unit(unit: &str) -> Option<Self> {
+        let nanos = |width: i128| Some(Self { width: Width::Nanos(width), origin: 0 });
+        let months = |width: i64| Some(Self { width: Width::Months(width), origin: 0 });
+        match unit.to_ascii_lowercase().as_str() {
+            "microsecond" => nanos(1000),
+            "millisecond" => nanos(1_000_000),
+            "second" => nanos(1_000_000_000),
+            "minute" => nanos(60_000_000_000),
+            "hour" => nanos(3_600_000_000_000),
+            "day" => nanos(DAY_NANOS),
+            "week" => Some(Self { width: Width::Nanos(7 * DAY_NANOS), origin: MONDAY }),
+            "month" => months(1),
+            "quarter" => months(3),
+            "year" => months(12),
+            _ => None,
+        }
+    }
+
+    /// The grid of `date_bin`, counted from 1970; `None` where its width is no fixed time.
+    pub(crate) fn of_width(width: &ScalarValue) -> Option<Self> {
+        match width_of("date_bin", width).ok()? {
+            Width::Nanos(nanos) => Some(Self { width: Width::Nanos(nanos), origin: 0 }),
+            Width::Months(_) => None,
+        }
+    }
+
     /// The start of the bucket in which a time lies; both in nanoseconds since 1970.
     pub(crate) fn start(&self, nanos: i128) -> i128 {
         match self.width {

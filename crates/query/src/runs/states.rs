@@ -8,11 +8,13 @@ use arrow::array::{
     UInt32Array, UInt64Array,
 };
 use arrow::compute::take;
-use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampNanosecondType, UInt64Type};
+use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema, TimeUnit, TimestampNanosecondType, UInt64Type};
 use datafusion::common::{Result, internal_err};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion::physical_expr::expressions::CastExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
+use datafusion::physical_expr::utils::reassign_expr_columns;
+use weir_engine::schema::TIME;
 
 /// An aggregate that knows the state of a run.
 #[derive(Debug, Clone)]
@@ -72,15 +74,39 @@ impl State {
         Some(Self { kind, value: Arc::clone(value) })
     }
 
-    /// Adds the columns of the state, a row for each run; `false` when it cannot tell it.
+    /// What it is computed from.
+    pub(super) fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        match &self.kind {
+            Kind::Mean => vec![uncast(&self.value)],
+            Kind::Extreme { order, .. } => vec![&self.value, order],
+            _ => vec![&self.value],
+        }
+    }
+
+    /// The same over another choice of columns.
+    pub(super) fn over(&self, schema: &Schema) -> Result<Self> {
+        let of = |expr: &Arc<dyn PhysicalExpr>| reassign_expr_columns(Arc::clone(expr), schema);
+        let kind = match &self.kind {
+            Kind::Extreme { last, order } => Kind::Extreme { last: *last, order: of(order)? },
+            other => other.clone(),
+        };
+        Ok(Self { kind, value: of(&self.value)? })
+    }
+
+    /// Adds the columns of the state, a row for each run; `false` when it cannot tell it. `ascending`: within a run, times are known
+    /// to ascend.
     pub(super) fn of_runs(
         &self,
         batch: &RecordBatch,
         runs: &[Range<usize>],
+        ascending: bool,
         columns: &mut Vec<ArrayRef>,
     ) -> Result<bool> {
         let evaluate = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(batch)?.into_array(batch.num_rows());
         match &self.kind {
+            Kind::Count if self.value.downcast_ref::<Literal>().is_some_and(|value| !value.value().is_null()) => {
+                columns.push(Arc::new(runs.iter().map(|run| Some(run.len() as i64)).collect::<Int64Array>()));
+            }
             Kind::Count => columns.push(Arc::new(counts(&*evaluate(&self.value)?, runs))),
             Kind::Sum => columns.push(sums(&evaluate(&self.value)?, runs)?),
             Kind::Mean => {
@@ -88,17 +114,22 @@ impl State {
                 let (counts, sums) = means(&value, runs)?;
                 columns.extend([Arc::new(counts) as ArrayRef, Arc::new(sums)]);
             }
+            Kind::Min | Kind::Max if ascending && is_time(&self.value) => {
+                let largest = matches!(self.kind, Kind::Max);
+                let ends = runs.iter().map(|run| if largest { run.end - 1 } else { run.start } as u32);
+                columns.push(take(&evaluate(&self.value)?, &UInt32Array::from_iter_values(ends), None)?);
+            }
             Kind::Min => columns.push(extremes(&evaluate(&self.value)?, runs, false)?),
             Kind::Max => columns.push(extremes(&evaluate(&self.value)?, runs, true)?),
-            Kind::Extreme { last, order } => {
-                let (value, order) = (evaluate(&self.value)?, evaluate(order)?);
+            Kind::Extreme { last, order: by } => {
+                let (value, order) = (evaluate(&self.value)?, evaluate(by)?);
                 let Some(times) = order.as_primitive_opt::<TimestampNanosecondType>() else {
                     return internal_err!("an order by {} is no time", order.data_type());
                 };
                 if times.null_count() > 0 {
                     return Ok(false);
                 }
-                let places = places(&*value, times, runs, *last);
+                let places = places(&*value, times, runs, *last, ascending && is_time(by));
                 let set: BooleanArray = places.iter().map(|place| Some(place.is_some())).collect();
                 let at: UInt32Array = places.iter().copied().collect();
                 // Where there is no value any time will do; the column of times need not allow NULL.
@@ -110,6 +141,10 @@ impl State {
         }
         Ok(true)
     }
+}
+
+fn is_time(value: &Arc<dyn PhysicalExpr>) -> bool {
+    value.downcast_ref::<Column>().is_some_and(|column| column.name() == TIME)
 }
 
 /// What a mean casts to floats before it adds: the sum does that itself.
@@ -273,12 +308,13 @@ fn places(
     times: &PrimitiveArray<TimestampNanosecondType>,
     runs: &[Range<usize>],
     last: bool,
+    ascending: bool,
 ) -> Vec<Option<u32>> {
     let nulls = value.logical_nulls().filter(|nulls| nulls.null_count() > 0);
     let all = times.values();
     let of = |run: &Range<usize>| {
         let is_set = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
-        if all[run.clone()].is_sorted() {
+        if ascending || all[run.clone()].is_sorted() {
             let mut rows = run.clone().filter(|row| is_set(*row));
             return if last { rows.next_back() } else { rows.next() };
         }

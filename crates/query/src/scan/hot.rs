@@ -17,6 +17,7 @@ mod select;
 mod source;
 
 pub(crate) use cache::ColumnCache;
-pub(crate) use column::HotColumn;
+pub(crate) use column::{HotColumn, Rows};
 pub(crate) use load::{HotFiles, Unit};
-pub(crate) use source::HotSource;
+pub(crate) use select::Stretches;
+pub(crate) use source::{HotSource, Selected, Selection};

@@ -35,7 +35,7 @@ const TIME_INDEX: usize = 0;
 /// Files of which the footers are read to find out what a scan needs; with more, Parquet is read as it comes.
 const HOT_FILES_MAX: usize = 512;
 /// Rows for which a thread of their own is worth it.
-const PARTITION_ROWS_MIN: u64 = 64 << 10;
+pub(super) const PARTITION_ROWS_MIN: u64 = 64 << 10;
 /// Columns that carry, for each clipped file, the first and last time that may be taken from it.
 const CLIP: [&str; 2] = ["weir_clip_from", "weir_clip_to"];
 
@@ -60,12 +60,7 @@ pub(crate) struct Caches {
 }
 
 impl Files {
-    pub(crate) fn new(
-        schema: SchemaRef,
-        stored: StoredColumns,
-        objects: Arc<dyn ObjectStore>,
-        caches: Caches,
-    ) -> Self {
+    pub(crate) fn new(schema: SchemaRef, stored: StoredColumns, objects: Arc<dyn ObjectStore>, caches: Caches) -> Self {
         Self { schema, stored: Arc::new(stored), objects, caches }
     }
 

@@ -77,9 +77,10 @@ impl StoredColumns {
 
 impl PhysicalExprAdapterFactory for StoredColumns {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
-        let columns = logical.fields().iter().map(|field| {
-            (field.name().clone(), (self.find(field.name(), &physical), field.data_type().clone()))
-        });
+        let columns = logical
+            .fields()
+            .iter()
+            .map(|field| (field.name().clone(), (self.find(field.name(), &physical), field.data_type().clone())));
         Ok(Arc::new(Adapter { columns: columns.collect(), physical }))
     }
 }

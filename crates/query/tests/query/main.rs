@@ -1,5 +1,6 @@
 //! SQL on made-up snapshots: Parquet files in a store in memory and runs of a buffer, in any overlap.
 
+mod columns;
 mod dedup;
 mod duckdb;
 mod golden;

@@ -20,7 +20,7 @@ pub(crate) enum HotColumn {
     /// `time`, nanoseconds UTC. `stretches` are the rows at which it does not ascend, 0 first: between two of them it does, strictly.
     Time { times: TimestampNanosecondArray, stretches: Vec<u32> },
     /// A tag: a value for each run of rows. Run `i` begins at row `starts[i]`; 0 is the first, neighbours may be equal.
-    Tag { starts: Vec<u32>, values: StringViewArray, rows: u32 },
+    Tag { starts: Vec<u32>, values: StringViewArray },
     /// Any other column.
     Field(ArrayRef),
 }
@@ -46,12 +46,12 @@ impl HotColumn {
         let values = cast(&take(tags, &firsts, None)?, &DataType::Utf8View)?;
         // A copy without the texts that no run has.
         let values = values.as_string_view().gc();
-        Ok(Self::Tag { starts, values, rows: tags.len() as u32 })
+        Ok(Self::Tag { starts, values })
     }
 
     /// A tag that no row of the file has.
-    pub(super) fn no_tag(rows: u32) -> Self {
-        Self::Tag { starts: vec![0], values: StringViewArray::new_null(1), rows }
+    pub(super) fn no_tag() -> Self {
+        Self::Tag { starts: vec![0], values: StringViewArray::new_null(1) }
     }
 
     /// A field that no row of the file has.
@@ -63,8 +63,17 @@ impl HotColumn {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Time { times, stretches } => times.get_array_memory_size() + stretches.capacity() * size_of::<u32>(),
-            Self::Tag { starts, values, .. } => values.get_array_memory_size() + starts.capacity() * size_of::<u32>(),
+            Self::Tag { starts, values } => values.get_array_memory_size() + starts.capacity() * size_of::<u32>(),
             Self::Field(array) => array.get_array_memory_size(),
+        }
+    }
+
+    /// All rows as an array; of a tag there is none.
+    pub(crate) fn whole(&self) -> Result<ArrayRef> {
+        match self {
+            Self::Time { times, .. } => Ok(Arc::new(times.clone())),
+            Self::Field(array) => Ok(Arc::clone(array)),
+            Self::Tag { .. } => internal_err!("a tag has no array of its rows"),
         }
     }
 

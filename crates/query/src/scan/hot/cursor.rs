@@ -53,7 +53,11 @@ impl Cursor {
         loop {
             let Some(rows) = self.cut.take().or_else(|| self.left.next()) else {
                 let picked = std::mem::take(&mut self.picked);
-                return if picked.is_empty() { Ok(None) } else { self.batch(Taken::Rows(picked.into()), output).map(Some) };
+                return if picked.is_empty() {
+                    Ok(None)
+                } else {
+                    self.batch(Taken::Rows(picked.into()), output).map(Some)
+                };
             };
             let rows = if narrowed { Stretches::of(&self.columns)?.within(rows, &times) } else { rows };
             let end = rows.end.min(rows.start.saturating_add(output.batch_rows));

@@ -59,7 +59,8 @@ impl Filters {
                 continue;
             }
             let columns: BTreeSet<usize> = collect_columns(part).iter().map(|column| column.index()).collect();
-            let single = columns.first().filter(|column| columns.len() == 1 && stored.is_tag(schema.field(**column).name()));
+            let single =
+                columns.first().filter(|column| columns.len() == 1 && stored.is_tag(schema.field(**column).name()));
             match single {
                 Some(&column) if !is_volatile(part) => {
                     let alone = schema.project(&[column])?;
@@ -78,11 +79,6 @@ impl Filters {
         self.tags.iter().map(|(column, _)| *column).chain(rest).chain([TIME_INDEX])
     }
 
-    /// Whether rows must be looked at one by one.
-    pub(crate) fn looks_at_rows(&self) -> bool {
-        self.rest.is_some()
-    }
-
     /// The times outside which no row passes now.
     pub(super) fn times_now(&self) -> Result<Times> {
         let mut times = self.times.clone();
@@ -97,7 +93,11 @@ impl Filters {
 }
 
 impl Rest {
-    fn new(fixed: &[Arc<dyn PhysicalExpr>], dynamic: &[Arc<dyn PhysicalExpr>], schema: &SchemaRef) -> Result<Option<Self>> {
+    fn new(
+        fixed: &[Arc<dyn PhysicalExpr>],
+        dynamic: &[Arc<dyn PhysicalExpr>],
+        schema: &SchemaRef,
+    ) -> Result<Option<Self>> {
         let all = fixed.iter().chain(dynamic);
         let columns: BTreeSet<usize> = all.clone().flat_map(collect_columns).map(|column| column.index()).collect();
         let columns: Vec<usize> = columns.into_iter().collect();

@@ -24,7 +24,7 @@ use weir_engine::schema::{TIME, TIME_NS};
 
 use super::cache::ColumnKey;
 use super::filter::{Filters, TIME_INDEX};
-use super::select::select;
+use super::select::{Stretches, select};
 use super::{ColumnCache, HotColumn};
 use crate::scan::StoredColumns;
 
@@ -63,6 +63,11 @@ pub(crate) struct UnitColumns {
 }
 
 impl UnitColumns {
+    /// Rows of the unit.
+    pub(crate) fn rows(&self) -> Result<usize> {
+        Ok(Stretches::of(self)?.times.len())
+    }
+
     /// A column that was asked for.
     pub(crate) fn get(&self, column: usize) -> Result<&HotColumn> {
         match &self.columns[column] {
@@ -153,12 +158,7 @@ impl HotFiles {
         ColumnKey { file: Arc::clone(&unit.path), row_group: unit.row_group, column }
     }
 
-    async fn decode(
-        &self,
-        unit: &Unit,
-        wanted: &[usize],
-        metrics: &ExecutionPlanMetricsSet,
-    ) -> Result<Vec<HotColumn>> {
+    async fn decode(&self, unit: &Unit, wanted: &[usize], metrics: &ExecutionPlanMetricsSet) -> Result<Vec<HotColumn>> {
         let mut reader = self.readers.create_reader(0, unit.file.clone(), None, metrics)?;
         let footer = reader.get_metadata(None).await?;
         let held = ArrowReaderMetadata::try_new(Arc::clone(&footer), ArrowReaderOptions::new())?;
@@ -200,7 +200,7 @@ impl HotFiles {
         let place = batch.and_then(|batch| Some((batch, self.stored.find(field.name(), batch.schema_ref())?)));
         let Some((batch, place)) = place else {
             return Ok(match tag {
-                true => HotColumn::no_tag(unit.rows),
+                true => HotColumn::no_tag(),
                 false => HotColumn::no_field(field.data_type(), unit.rows),
             });
         };

@@ -16,8 +16,8 @@ use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::DisplayFormatType;
-use datafusion::physical_plan::execution_plan::SchedulingType;
 use datafusion::physical_plan::coop::cooperative;
+use datafusion::physical_plan::execution_plan::SchedulingType;
 use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, RecordOutput,
@@ -125,19 +125,15 @@ impl HotSource {
         &self.output
     }
 
-    /// The same with one more filter over the logical layout.
-    pub(crate) fn with_filter(&self, filter: Arc<dyn PhysicalExpr>) -> Self {
-        let mut filters = self.filters.clone();
-        filters.push(filter);
-        Self { filters, metrics: ExecutionPlanMetricsSet::new(), ..self.clone() }
+    /// Whether a column of that name is a tag.
+    pub(crate) fn is_tag(&self, name: &str) -> bool {
+        self.files.stored.is_tag(name)
     }
 
-    /// The filters, or `None` where a limit makes it matter which rows come first.
-    pub(crate) fn filters(&self) -> Result<Option<Filters>> {
-        match self.fetch {
-            Some(_) => Ok(None),
-            None => Filters::new(&self.filters, &self.files.schema, &self.files.stored).map(Some),
-        }
+    /// Whether it takes more than keys to tell which rows it gives.
+    pub(crate) fn looks_at_rows(&self) -> Result<bool> {
+        let filters = Filters::new(&self.filters, &self.files.schema, &self.files.stored)?;
+        Ok(self.fetch.is_some() || filters.rest.is_some())
     }
 
     /// The table's logical layout.
@@ -152,7 +148,11 @@ impl HotSource {
         wanted.sort_unstable();
         wanted.dedup();
         let count = |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
-        let counts = Counts { cached: count("columns_cached"), decoded: count("columns_decoded"), row_groups: count("row_groups") };
+        let counts = Counts {
+            cached: count("columns_cached"),
+            decoded: count("columns_decoded"),
+            row_groups: count("row_groups"),
+        };
         let share = Share { units: Arc::clone(&self.units), partition, partitions: self.partitions, taken: 0 };
         Ok(Selection { source: self.clone(), share, filters, wanted, context, counts })
     }
@@ -232,9 +232,11 @@ impl DataSource for HotSource {
             left: self.fetch.unwrap_or(usize::MAX),
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
-        let batches = futures::stream::try_unfold(scan, |mut scan| async move {
-            Ok(scan.next().await?.map(|batch| (batch, scan)))
-        });
+        let batches =
+            futures::stream::try_unfold(
+                scan,
+                |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
+            );
         Ok(Box::pin(cooperative(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), Box::pin(batches)))))
     }
 

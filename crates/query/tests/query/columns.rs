@@ -1,0 +1,118 @@
+//! The cache of decoded columns changes no answer: not when it is empty, not when it holds all, not when it holds nothing (C1).
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proptest::prelude::*;
+use weir_base::ByteSize;
+
+use crate::world::{Fields, Rows, World, schema};
+
+const SCHEMA: &str = "host:tag; v:integer; f:float; u:unsigned; ok:boolean; s:string; rack:tag";
+
+/// Questions about keys alone, about fields, by buckets of many kinds, of the first groups only.
+const QUERIES: [&str; 24] = [
+    "SELECT host, rack, time, v, f, u, ok, s FROM m ORDER BY host NULLS FIRST, rack NULLS FIRST, time",
+    "SELECT count(*) AS n, count(v) AS v, count(s) AS s, count(host) AS h, min(time) AS a, max(time) AS b FROM m",
+    "SELECT sum(v) AS s, min(f) AS a, max(u) AS b, avg(v) AS m FROM m WHERE host = 'b'",
+    "SELECT sum(v) AS s, min(f) AS a, max(u) AS b, count(*) AS n FROM m WHERE host = 'none such'",
+    "SELECT host, rack, count(*) AS n, sum(u) AS s FROM m GROUP BY host, rack ORDER BY host NULLS FIRST, rack NULLS FIRST",
+    "SELECT host, rack, last(v, time) AS v, first(f, time) AS f, last(s, time) AS s, max(time) AS t FROM m GROUP BY host, rack \
+     ORDER BY host NULLS FIRST, rack NULLS FIRST",
+    "SELECT date_trunc('second', time) AS t, max(v) AS v FROM m GROUP BY 1 ORDER BY 1",
+    "SELECT date_trunc('week', time) AS t, host, count(*) AS n FROM m GROUP BY 1, 2 ORDER BY 1, 2 NULLS FIRST",
+    "SELECT date_trunc('month', time) AS t, count(*) AS n FROM m GROUP BY 1 ORDER BY 1",
+    "SELECT date_bin(INTERVAL '7 seconds', time) AS t, sum(v) AS v FROM m GROUP BY 1 ORDER BY 1",
+    "SELECT time_bucket('3 seconds', time) AS t, upper(host) AS h, min(f) AS f FROM m GROUP BY 1, 2 ORDER BY 1, 2 NULLS FIRST",
+    "SELECT time_bucket('1 month', time, TIMESTAMP '2000-01-15') AS t, count(v) AS n FROM m GROUP BY 1 ORDER BY 1",
+    "SELECT date_trunc('second', time) AS t, max(v) AS v FROM m GROUP BY 1 ORDER BY 1 DESC LIMIT 2",
+    "SELECT date_trunc('second', time) AS t, host, max(v) AS v FROM m GROUP BY 1, 2 ORDER BY 1 DESC, 2 NULLS FIRST LIMIT 3",
+    "SELECT date_trunc('minute', time) AS t, max(v) AS v FROM m WHERE host = 'a' GROUP BY 1 ORDER BY 1 LIMIT 2",
+    "SELECT date_trunc('second', time) AS t, count(*) AS n FROM m GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 DESC LIMIT 2",
+    "SELECT time, host, v FROM m ORDER BY time DESC, host NULLS FIRST, rack NULLS FIRST LIMIT 4",
+    "SELECT time, host, v FROM m WHERE v > 3 ORDER BY time, host NULLS FIRST, rack NULLS FIRST LIMIT 4",
+    "SELECT count(*) AS n FROM m WHERE v > 3 AND host IN ('a', 'c') AND time >= to_timestamp_nanos(-2000000000)",
+    "SELECT count(*) AS n FROM m WHERE host IS NULL OR rack = 'r'",
+    "SELECT count(*) AS n FROM m WHERE time = to_timestamp_nanos(1000000000) OR time < to_timestamp_nanos(-1)",
+    "SELECT host, sum(v) AS v FROM m WHERE ok AND s <> 'x' GROUP BY host ORDER BY host NULLS FIRST",
+    "SELECT host, avg(f) AS f FROM m WHERE time > to_timestamp_nanos(500) AND rack IS NULL GROUP BY host ORDER BY host NULLS FIRST",
+    "SELECT sum(n) AS n FROM (SELECT date_trunc('second', time) AS t, count(*) AS n FROM m GROUP BY 1 ORDER BY 1 LIMIT 3)",
+];
+
+fn world(cached: bool) -> &'static World {
+    static CACHED: OnceLock<World> = OnceLock::new();
+    static PLAIN: OnceLock<World> = OnceLock::new();
+    match cached {
+        true => CACHED.get_or_init(World::new),
+        false => PLAIN.get_or_init(|| World::with(|settings| settings.query_column_bytes_max = ByteSize::new(0))),
+    }
+}
+
+fn fields() -> impl Strategy<Value = Fields> {
+    let number = || proptest::option::weighted(0.8, (0i64..10).prop_map(|number| number.to_string()));
+    let text = proptest::option::of("[xy]|a text that is longer than a view");
+    let truth = proptest::option::of(any::<bool>().prop_map(|truth| truth.to_string()));
+    (number(), number(), number(), truth, text).prop_map(|(v, f, u, ok, s)| vec![v, f, u, ok, s])
+}
+
+/// Steps of a second and less, on both sides of 1970, so that buckets hold several rows, one or none.
+fn rows() -> impl Strategy<Value = Rows> {
+    let tag = |letters: &'static str| proptest::option::weighted(0.8, letters);
+    let time = prop_oneof![(-20i64..40).prop_map(|step| step * 250_000_000), -3i64..3, Just(86_400_000_000_000 * 40)];
+    let key = (tag("[abc]"), tag("[r]|a name that is longer than a view"), time);
+    let key = key.prop_map(|(host, rack, time)| (vec![host, rack], time));
+    proptest::collection::btree_map(key, fields(), 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn answers_are_the_same_with_and_without_it_c1(rows in rows()) {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let database = format!("columns{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        for cached in [true, false] {
+            let world = world(cached);
+            world.create(&database, "m", &schema(SCHEMA));
+            // A second file, apart, lacks the last tag and knows a part of the fields.
+            world.file(&database, "m", &rows, 7);
+            let late = rows.iter().map(|((tags, time), fields)| ((vec![tags[0].clone()], time + (1 << 52)), fields.clone()));
+            world.file(&database, "m", &late.collect(), 3);
+        }
+        for sql in QUERIES {
+            let expected = world(false).ask(&database, sql).unwrap();
+            for temperature in ["cold", "warm"] {
+                let found = world(true).ask(&database, sql).unwrap();
+                let plan = || world(true).ask(&database, &format!("EXPLAIN {sql}")).unwrap();
+                prop_assert_eq!(&found, &expected, "{}: {}\n{}", temperature, sql, plan());
+            }
+        }
+    }
+}
+
+#[test]
+fn plans_read_columns_where_they_fit_and_parquet_where_they_do_not_s1() {
+    let plans = |cached: bool, sql: &str| {
+        let world = world(cached);
+        world.create("plans", "m", &schema(SCHEMA));
+        world.file("plans", "m", &crate::world::rows("a,r | 1,1,1,true,x | 1000\nb,r | 2,2,2,true,x | 1000"), 7);
+        world.ask("plans", &format!("EXPLAIN {sql}")).unwrap()
+    };
+    let groups = "SELECT date_trunc('minute', time) AS t, max(v) AS v FROM m WHERE host = 'a' GROUP BY 1 ORDER BY 1 DESC LIMIT 5";
+    let plan = plans(true, groups);
+    for part in ["RunsExec: from columns, first=5", "hot columns, row_groups=1"] {
+        assert!(plan.contains(part), "{part} is not in {plan}");
+    }
+    assert!(!plan.contains("FilterExec"), "{plan}");
+    let plan = plans(false, groups);
+    assert!(!plan.contains("hot columns") && plan.contains("file_type=parquet"), "{plan}");
+    let rows = plans(true, "SELECT * FROM m WHERE v > 1 ORDER BY time DESC LIMIT 10");
+    assert!(rows.contains("hot columns") && rows.contains("v@2 > 1") && !rows.contains("FilterExec"), "{rows}");
+    let world = world(true);
+    world.ask("plans", groups).unwrap();
+    let (bytes, hits, misses) = world.engine.columns();
+    assert!(bytes > 0 && misses > 0);
+    world.ask("plans", groups).unwrap();
+    let again = world.engine.columns();
+    assert!(again.0 == bytes && again.1 > hits && again.2 == misses, "{again:?} after {:?}", (bytes, hits, misses));
+}
