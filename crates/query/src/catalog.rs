@@ -10,11 +10,11 @@ use datafusion::common::{DataFusionError, Result, ScalarValue, TableReference};
 use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 use weir_base::Kind;
-use weir_engine::read::{ReadSnapshot, Tables, logical_schema};
+use weir_engine::read::{ReadSnapshot, Tables};
 
 use crate::error::{Error, from_engine};
 use crate::past;
-use crate::scan::{Caches, Files, SnapshotTable, StoredColumns};
+use crate::scan::{Caches, Files, SnapshotTable, StoredColumns, table_schema};
 
 /// The one catalog; databases are its schemas.
 pub(crate) const CATALOG: &str = "weir";
@@ -111,7 +111,7 @@ impl QueryCatalog {
         let take = || async {
             Ok(self.read(database, table).await?.map(|snapshot| {
                 let files = Files::new(
-                    logical_schema(&snapshot.schema),
+                    table_schema(&snapshot.schema),
                     StoredColumns::new(&snapshot.schema),
                     self.shared.tables.objects(),
                     self.shared.caches.clone(),

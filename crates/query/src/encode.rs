@@ -7,13 +7,14 @@
 
 mod cell;
 mod table;
+mod tags;
 mod text;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{Array, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -42,7 +43,7 @@ pub enum Encoding {
     Csv,
     /// A Parquet file.
     Parquet,
-    /// An Arrow IPC stream, as the columns are in memory.
+    /// An Arrow IPC stream, tags as dictionaries.
     Arrow,
     /// A table drawn with lines.
     Table,
@@ -93,6 +94,7 @@ impl Encoder {
             Encoding::Csv => Self::Text(Text::csv(&schema)),
             Encoding::Table => Self::Table(TableText::new(&schema)),
             Encoding::Arrow => {
+                let schema = tags::schema(&schema);
                 let writer = Box::new(StreamWriter::try_new(Vec::new(), &schema)?);
                 Self::Arrow { schema, writer }
             }
@@ -118,7 +120,13 @@ impl Encoder {
                 Ok(std::mem::take(writer.inner_mut()).into())
             }
             Self::Arrow { schema, writer } => {
-                let batch = RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?;
+                let columns = batch.columns().iter().zip(schema.fields());
+                let columns = columns.map(|(column, field)| tags::column(column, field)).collect::<Result<Vec<_>>>()?;
+                let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+                let batch = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?;
+                // Columns may be parts of longer ones: what is written is about what their rows take.
+                let bytes: usize = batch.columns().iter().map(|column| of_rows(&**column)).sum();
+                writer.get_mut().reserve(bytes + bytes / 8);
                 writer.write(&batch)?;
                 Ok(std::mem::take(writer.get_mut()).into())
             }
@@ -136,6 +144,11 @@ impl Encoder {
             Self::Parquet { writer, .. } => Ok(writer.into_inner().map_err(parquet_failed)?.into()),
         }
     }
+}
+
+/// Bytes of a column's rows alone.
+fn of_rows(column: &dyn Array) -> usize {
+    column.to_data().get_slice_memory_size().unwrap_or(0)
 }
 
 fn parquet_failed(error: parquet::errors::ParquetError) -> Error {
@@ -157,7 +170,7 @@ fn unique_names(schema: &Schema) -> SchemaRef {
                 name.push('_');
             }
         }
-        Field::new(name, field.data_type().clone(), field.is_nullable())
+        field.as_ref().clone().with_name(name)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

@@ -26,6 +26,7 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coop::cooperative;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties};
 use futures::StreamExt;
@@ -53,6 +54,9 @@ impl PhysicalOptimizerRule for RunsRule {
             let Some(aggregate) = node.downcast_ref::<AggregateExec>() else { return Ok(Transformed::no(node)) };
             if let Some(runs) = RunsExec::of(aggregate)? {
                 return Ok(Transformed::yes(Arc::new(runs) as _));
+            }
+            if let Some(last) = RunsExec::unspread(aggregate)? {
+                return Ok(Transformed::yes(last));
             }
             Ok(RunsExec::in_two(aggregate)?.map_or_else(|| Transformed::no(node), Transformed::yes))
         };
@@ -101,6 +105,26 @@ impl RunsExec {
         }
         let metrics = ExecutionPlanMetricsSet::new();
         Ok(Some(Self { aggregate: aggregate.clone(), states, direct, metrics }))
+    }
+
+    /// A final aggregation over one partition of runs without spreading these over several first.
+    fn unspread(aggregate: &AggregateExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(spread) = aggregate.input().downcast_ref::<RepartitionExec>() else { return Ok(None) };
+        let runs = spread.input();
+        let direct = runs.downcast_ref::<Self>().is_some_and(|runs| runs.direct.is_some());
+        let one = runs.properties().partitioning.partition_count() == 1;
+        if *aggregate.mode() != AggregateMode::FinalPartitioned || !direct || !one || spread.fetch().is_some() {
+            return Ok(None);
+        }
+        let last = AggregateExec::try_new(
+            AggregateMode::Final,
+            aggregate.group_expr().clone(),
+            aggregate.aggr_expr().to_vec(),
+            aggregate.filter_expr().to_vec(),
+            Arc::clone(runs),
+            aggregate.input_schema(),
+        )?;
+        Ok(aggregate.limit_options().is_none().then(|| Arc::new(last) as _))
     }
 
     /// An aggregation in one step as one in two, where the first can read the cache of columns.

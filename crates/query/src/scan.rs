@@ -13,9 +13,10 @@ mod parquet;
 pub(crate) mod prune;
 mod stored;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, Result};
@@ -27,6 +28,7 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use weir_engine::read::{Part, ReadPlan, ReadSnapshot, Source, logical_schema};
+use weir_engine::schema::TableSchema;
 
 use buffer_exec::BufferExec;
 pub(crate) use hot::ColumnCache;
@@ -65,7 +67,7 @@ pub(crate) struct Columns {
 
 impl SnapshotTable {
     pub(crate) fn new(snapshot: ReadSnapshot, files: Files, notes: Arc<Mutex<Vec<String>>>) -> Self {
-        let schema = logical_schema(&snapshot.schema);
+        let schema = Arc::clone(files.schema());
         Self { snapshot, schema, files, notes }
     }
 
@@ -222,6 +224,29 @@ impl TableProvider for SnapshotTable {
             _ => UnionExec::try_new(plans),
         }
     }
+}
+
+/// What marks a tag in the schema of a table, for as long as it goes through a plan by itself.
+const ROLE: &str = "weir.role";
+const TAG: &str = "tag";
+
+/// The logical layout of a table, with its tags marked.
+pub(crate) fn table_schema(schema: &TableSchema) -> SchemaRef {
+    let logical = logical_schema(schema);
+    let tags: HashSet<usize> = schema.tags().map(|(index, _)| index + 1).collect();
+    let fields = logical.fields().iter().enumerate().map(|(index, field)| match tags.contains(&index) {
+        true => {
+            let mark = HashMap::from([(ROLE.to_owned(), TAG.to_owned())]);
+            Arc::new(field.as_ref().clone().with_metadata(mark))
+        }
+        false => Arc::clone(field),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Whether a column of an answer is a tag of a table.
+pub(crate) fn is_tag(field: &Field) -> bool {
+    field.metadata().get(ROLE).is_some_and(|role| role == TAG)
 }
 
 fn project(schema: &Schema, columns: &[usize]) -> Result<SchemaRef> {

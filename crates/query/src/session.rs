@@ -126,7 +126,7 @@ impl Sessions {
         };
         let catalog = QueryCatalog::new(tables, caches, &request.database);
         trace.catalog(&catalog);
-        let mut state = self.state(request, &catalog, trace)?;
+        let (mut state, runtime) = self.state(request, &catalog, trace)?;
         // `now()` is one time for the whole statement, by our clock.
         state.mark_start_execution();
         state.execution_props_mut().query_execution_start_time = timestamp_ns_to_datetime(now).map(|now| now.and_utc());
@@ -137,33 +137,38 @@ impl Sessions {
                     let Statement::Query(statement) = statement::parse(&sql)? else {
                         return Err(Error::new(Kind::Internal, "a SHOW became no query"));
                     };
-                    self.run(*statement, request, &state, &catalog, trace).await?
+                    self.run(*statement, request, (&state, runtime), &catalog, trace).await?
                 }
             },
-            Statement::Query(statement) => self.run(*statement, request, &state, &catalog, trace).await?,
+            Statement::Query(statement) => self.run(*statement, request, (&state, runtime), &catalog, trace).await?,
         };
         Ok((stream, catalog.past()))
     }
 
     /// The state of one query: its catalog, its memory.
-    fn state(&self, request: &Request, catalog: &QueryCatalog, trace: &Trace) -> Result<SessionState> {
+    fn state(
+        &self,
+        request: &Request,
+        catalog: &QueryCatalog,
+        trace: &Trace,
+    ) -> Result<(SessionState, Arc<RuntimeEnv>)> {
         let memory = Arc::new(self.memory.share(self.settings.query_each_memory_bytes_max));
         trace.memory(&memory);
         let runtime = RuntimeEnvBuilder::from_runtime_env(&self.runtime).with_memory_pool(memory).build_arc()?;
         let mut config = self.state.config().clone();
         config.options_mut().catalog.default_schema = request.database.clone();
-        Ok(SessionStateBuilder::new_from_existing(self.state.clone())
-            .with_config(config)
-            .with_runtime_env(runtime)
-            .with_catalog_list(Arc::new(catalog.clone()))
-            .build())
+        // A copy of what is registered; a builder would register all of it anew.
+        let mut state = self.state.clone();
+        *state.config_mut() = config;
+        state.register_catalog_list(Arc::new(catalog.clone()));
+        Ok((state, runtime))
     }
 
     async fn run(
         &self,
         statement: Parsed,
         request: &Request,
-        state: &SessionState,
+        (state, runtime): (&SessionState, Arc<RuntimeEnv>),
         catalog: &QueryCatalog,
         trace: &Trace,
     ) -> Result<SendableRecordBatchStream> {
@@ -178,7 +183,7 @@ impl Sessions {
         let plan = with_params(plan, request)?;
         let plan = state.create_physical_plan(&plan).await?;
         trace.plan(&plan);
-        let stream = start(plan, state.task_ctx())?;
+        let stream = start(plan, Arc::new(TaskContext::from(state).with_runtime(runtime)))?;
         Ok(if explains { with_notes(stream, catalog.clone()) } else { stream })
     }
 }

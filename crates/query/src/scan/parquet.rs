@@ -64,6 +64,11 @@ impl Files {
         Self { schema, stored: Arc::new(stored), objects, caches }
     }
 
+    /// The logical layout of the table.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// Parts of files that share no key with anything, through the cache of columns; `None` when they are too much for it.
     pub(crate) async fn scan_hot(
         &self,

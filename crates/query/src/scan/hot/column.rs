@@ -91,20 +91,19 @@ impl HotColumn {
         })
     }
 
-    /// Rows of ascending numbers as an array.
+    /// Rows as an array, in the order given.
     pub(crate) fn take(&self, rows: &UInt32Array) -> Result<ArrayRef> {
         Ok(match self {
             Self::Time { times, .. } => take(times, rows, None)?,
             Self::Field(array) => take(array, rows, None)?,
             Self::Tag { starts, .. } => {
-                let rows = rows.values();
                 let mut at = Vec::with_capacity(rows.len());
-                let mut run = rows.first().map_or(0, |row| run_of(starts, *row));
-                let mut end = starts.get(run + 1).copied().unwrap_or(u32::MAX);
-                for &row in rows {
-                    if row >= end {
-                        run += 1 + starts[run + 1..].partition_point(|start| *start <= row) - 1;
-                        end = starts.get(run + 1).copied().unwrap_or(u32::MAX);
+                // Rows mostly come run by run.
+                let (mut run, mut of_run) = (0, 0..0);
+                for row in rows.values() {
+                    if !of_run.contains(row) {
+                        run = run_of(starts, *row);
+                        of_run = starts[run]..starts.get(run + 1).copied().unwrap_or(u32::MAX);
                     }
                     at.push(run as u32);
                 }

@@ -79,6 +79,11 @@ impl Filters {
         self.tags.iter().map(|(column, _)| *column).chain(rest).chain([TIME_INDEX])
     }
 
+    /// Whether the filters change while the scan runs.
+    pub(super) fn change(&self) -> bool {
+        !self.dynamic.is_empty()
+    }
+
     /// The times outside which no row passes now.
     pub(super) fn times_now(&self) -> Result<Times> {
         let mut times = self.times.clone();

@@ -212,7 +212,7 @@ impl Scan {
                 self.cursor = None;
             }
             let Some(Selected { columns, rows }) = self.selection.next().await? else { break };
-            self.cursor = Some(Cursor::new(columns, rows));
+            self.cursor = Some(Cursor::new(columns, rows, self.selection.filters()));
         }
         Ok(None)
     }
