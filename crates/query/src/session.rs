@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::temporal_conversions::timestamp_ns_to_datetime;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ParamValues, TableReference};
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::cache::cache_manager::{CacheManagerConfig, FileMetadataCache};
@@ -181,7 +182,14 @@ impl Sessions {
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         options.verify_plan(&plan)?;
         let plan = with_params(plan, request)?;
-        let plan = state.create_physical_plan(&plan).await?;
+        let plan = match is_simple(&plan)? {
+            true => {
+                let mut state = state.clone();
+                state.config_mut().options_mut().optimizer.max_passes = 1;
+                state.create_physical_plan(&plan).await?
+            }
+            false => state.create_physical_plan(&plan).await?,
+        };
         trace.plan(&plan);
         let stream = start(plan, Arc::new(TaskContext::from(state).with_runtime(runtime)))?;
         Ok(if explains { with_notes(stream, catalog.clone()) } else { stream })
@@ -201,6 +209,22 @@ fn sweep(dir: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a plan is one chain of nodes over one table: its rules have done all they can after one pass.
+fn is_simple(plan: &LogicalPlan) -> Result<bool> {
+    let mut simple = true;
+    plan.apply_with_subqueries(|node| {
+        simple &= match node {
+            LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::Aggregate(_) | LogicalPlan::Sort(_) => {
+                true
+            }
+            LogicalPlan::Limit(_) | LogicalPlan::TableScan(_) | LogicalPlan::SubqueryAlias(_) => true,
+            _ => false,
+        };
+        Ok(if simple { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    })?;
+    Ok(simple)
 }
 
 fn start(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

@@ -78,7 +78,9 @@ impl Files {
         columns: &[usize],
         partitions: usize,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        if parts.len() > HOT_FILES_MAX {
+        // Rows are counted by what is known of their files.
+        let counts_only = columns.is_empty() && filters.is_empty();
+        if parts.len() > HOT_FILES_MAX || counts_only {
             return Ok(None);
         }
         let hot = HotFiles {

@@ -7,11 +7,12 @@ use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::expressions::{BinaryExpr, DynamicFilterTracking, Literal};
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, DynamicFilterTracking, IsNullExpr, Literal};
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_expr_common::physical_expr::{is_volatile, snapshot_physical_expr};
 use weir_engine::read::Times;
+use weir_engine::schema::TIME;
 
 use crate::scan::StoredColumns;
 use crate::scan::prune::time_comparison;
@@ -178,7 +179,10 @@ pub(crate) fn times_of(expr: &Arc<dyn PhysicalExpr>) -> Times {
             _ => ALL,
         };
     }
-    if constant(expr) == Some(false) {
+    let is_time =
+        |expr: &Arc<dyn PhysicalExpr>| expr.downcast_ref::<Column>().is_some_and(|column| column.name() == TIME);
+    // A time is never NULL; a sort asks for it where NULL would come first.
+    if constant(expr) == Some(false) || expr.downcast_ref::<IsNullExpr>().is_some_and(|null| is_time(null.arg())) {
         return NONE;
     }
     let Some(binary) = expr.downcast_ref::<BinaryExpr>() else { return ALL };
