@@ -32,7 +32,10 @@ fn start(data: &Path, config: &Path, environment: &[(String, String)]) -> Weir {
 fn settings(folder: &Path, location: &str, options: &[(String, String)], more: &str) -> PathBuf {
     let options: String = options.iter().map(|(name, value)| format!("{name} = \"{value}\"\n")).collect();
     let path = folder.join("weir.toml");
-    std::fs::write(&path, format!("[engine]\nstore = \"{location}/tables\"\n{more}\n[store]\n{options}")).unwrap();
+    // The server's own rows would be among those that are counted here.
+    let server = "[server]\nown_metrics_every_s = 86400";
+    let text = format!("{server}\n[engine]\nstore = \"{location}/tables\"\n{more}\n[store]\n{options}");
+    std::fs::write(&path, text).unwrap();
     path
 }
 
