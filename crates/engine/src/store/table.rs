@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
-use futures::stream::{BoxStream, StreamExt};
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
 use weir_base::Kind;
@@ -391,14 +392,7 @@ impl Table {
         let place = Path::from(path.as_str());
         if encoded.bytes.len() > PART_BYTES && self.env.is_remote() {
             let upload = self.env.objects.put_multipart(&place).await.map_err(failed)?;
-            let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-            let mut rest = encoded.bytes;
-            while !rest.is_empty() {
-                // A part that waits for the network is memory of the client besides the file's.
-                parts.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(failed)?;
-                parts.put(rest.split_to(rest.len().min(PART_BYTES)));
-            }
-            parts.finish().await.map_err(failed)?;
+            put_parts(upload, encoded.bytes).await.map_err(failed)?;
         } else {
             let options = PutOptions { mode: PutMode::Overwrite, ..PutOptions::default() };
             let payload = PutPayload::from(encoded.bytes);
@@ -456,6 +450,28 @@ impl Table {
     pub async fn checkpoint(&self) -> Result<()> {
         self.log.checkpoint().await
     }
+}
+
+/// Uploads a file in parts, a few at a time; when one fails, those that are there are given up, which frees their place.
+async fn put_parts(mut upload: Box<dyn MultipartUpload>, mut bytes: Bytes) -> object_store::Result<()> {
+    // A part begins when the stream asks for it, so a file waits here and not as a copy on its way to the network.
+    let sent = {
+        let upload = &mut upload;
+        let parts = std::iter::from_fn(move || {
+            let part = bytes.split_to(bytes.len().min(PART_BYTES));
+            (!part.is_empty()).then(|| upload.put_part(part.into()))
+        });
+        futures::stream::iter(parts).buffer_unordered(PARTS_IN_FLIGHT).try_collect::<()>().await
+    };
+    let done = match sent {
+        Ok(()) => upload.complete().await.map(drop),
+        Err(error) => Err(error),
+    };
+    if done.is_err() {
+        // What cannot be given up now is left to the store's own rules; no version names it.
+        let _ = upload.abort().await;
+    }
+    done
 }
 
 /// A file being written batch by batch; see [`Table::file_writer`].
