@@ -76,6 +76,12 @@ fn noise(rows: i64) -> RecordBatch {
     RecordBatch::try_new(logical_schema(&simple_schema()), columns).unwrap()
 }
 
+/// The same rows as they come from a merge.
+fn batches_of(batch: &RecordBatch) -> Vec<RecordBatch> {
+    const ROWS: usize = 64 << 10;
+    (0..batch.num_rows()).step_by(ROWS).map(|at| batch.slice(at, ROWS.min(batch.num_rows() - at))).collect()
+}
+
 /// More than two parts of an upload.
 async fn a_large_file_comes_back(place: Place) {
     const ROWS: i64 = 6 << 20;
@@ -84,7 +90,7 @@ async fn a_large_file_comes_back(place: Place) {
     let schema = simple_schema();
     let batch = noise(ROWS);
     let values = batch.column_by_name("v").unwrap().as_primitive::<Int64Type>().values().to_vec();
-    let file = table.write_file(&schema, vec![batch]).await.unwrap();
+    let file = table.write_file(&schema, batches_of(&batch)).await.unwrap();
     assert!(file.file.size > 40 << 20, "{} bytes are not three parts", file.file.size);
     table.commit(Change::flush(vec![file], None)).await.unwrap();
     let other = open(&place).await.table("db", "cpu").await.unwrap().unwrap();
@@ -233,7 +239,7 @@ async fn an_upload_that_fails_is_given_up_and_has_few_parts_on_their_way() {
     let table = store.create_table("db", "cpu").await.unwrap();
     let before = network.proxy.faulted();
     network.proxy.set_for("partNumber=", ProxyFault::Hang);
-    let writing = tokio::spawn(async move { table.write_file(&simple_schema(), vec![noise(ROWS)]).await });
+    let writing = tokio::spawn(async move { table.write_file(&simple_schema(), batches_of(&noise(ROWS))).await });
     while network.proxy.faulted() < before + 4 {
         assert!(!writing.is_finished(), "it ended while its parts hang");
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -245,6 +251,22 @@ async fn an_upload_that_fails_is_given_up_and_has_few_parts_on_their_way() {
     let asked = network.proxy.faulted() - before;
     assert!(asked <= 8, "{asked} parts were sent, four at once and four while those failed at the most");
     assert_eq!(open_uploads(&network._server), 0, "its parts stay");
+
+    let table = store.table("db", "cpu").await.unwrap().unwrap();
+    let before = network.proxy.faulted();
+    network.proxy.set_for("partNumber=", ProxyFault::Hang);
+    let writing = tokio::spawn(async move { table.write_file(&simple_schema(), batches_of(&noise(ROWS))).await });
+    while network.proxy.faulted() < before + 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    writing.abort();
+    assert!(writing.await.unwrap_err().is_cancelled());
+    let given_up = async {
+        while open_uploads(&network._server) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), given_up).await.expect("an upload that nobody waits for is given up");
 }
 
 /// S1: the tries of one call and of all calls, and the breaker.
