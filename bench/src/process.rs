@@ -98,8 +98,8 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Highest resident size in bytes (`VmHWM`).
     pub peak_bytes: u64,
-    /// Resident size now, in bytes (`VmRSS`).
-    pub resident_bytes: u64,
+    /// Resident size now without the pages of files, such as its code, in bytes (`RssAnon`).
+    pub anonymous_bytes: u64,
 }
 
 impl Usage {
@@ -123,7 +123,7 @@ impl Usage {
         Ok(Self {
             cpu_seconds: total as f64 / rustix::param::clock_ticks_per_second() as f64,
             peak_bytes: bytes("VmHWM:")?,
-            resident_bytes: bytes("VmRSS:")?,
+            anonymous_bytes: bytes("RssAnon:")?,
         })
     }
 }
