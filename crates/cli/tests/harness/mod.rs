@@ -84,9 +84,9 @@ impl Weir {
         self.server.as_ref().unwrap().usage().unwrap().peak_bytes
     }
 
-    /// Its resident memory now, bytes.
-    pub(crate) fn resident_bytes(&self) -> u64 {
-        self.server.as_ref().unwrap().usage().unwrap().resident_bytes
+    /// Its resident memory now without the pages of its code, bytes.
+    pub(crate) fn anonymous_bytes(&self) -> u64 {
+        self.server.as_ref().unwrap().usage().unwrap().anonymous_bytes
     }
 
     /// A page as JSON, whatever its status.
