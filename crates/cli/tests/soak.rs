@@ -36,7 +36,7 @@ const BUFFER_BYTES_MAX: u64 = 4 * MIB;
 const TEXT_BYTES_TOTAL_MAX: u64 = 16 * MIB;
 const QUERY_BYTES_MAX: u64 = 64 * MIB;
 const FOOTER_BYTES_MAX: u64 = 2 * MIB;
-/// What the limits allow besides what an idle server takes: each of them twice, since the allocator keeps what was freed, and room for
+/// What the limits allow besides what an idle server takes: each of them twice, since the allocator keeps what was freed in each of its arenas, and room for
 /// what none of them counts: files and answers on their way, a merge of `compact_rows`, stacks, the log's frames.
 const GROWTH_BYTES_MAX: u64 =
     2 * (BUFFER_BYTES_MAX + TEXT_BYTES_TOTAL_MAX + QUERY_BYTES_MAX + FOOTER_BYTES_MAX) + 160 * MIB;
