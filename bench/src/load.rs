@@ -123,6 +123,21 @@ impl Place {
     }
 }
 
+/// Builds the library that delays every sync of the process it is loaded into.
+pub fn slow_sync(folder: &std::path::Path, delay_ms: u32) -> anyhow::Result<PathBuf> {
+    let source = folder.join("slow_sync.c");
+    std::fs::write(&source, include_str!("slow_sync.c"))?;
+    let object = folder.join("slow_sync.so");
+    let status = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-O2", &format!("-DDELAY_MS={delay_ms}"), "-o"])
+        .args([&object, &source])
+        .arg("-ldl")
+        .status()
+        .context("cannot run cc")?;
+    ensure!(status.success(), "cc ended with {status}");
+    Ok(object)
+}
+
 /// Runs `plan` against `target` and checks the answer.
 pub fn run(target: Target, plan: &Plan, place: &Place, compacts: bool) -> anyhow::Result<Outcome> {
     let data = place.folder.join("data");

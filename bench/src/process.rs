@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -65,17 +65,22 @@ impl Server {
     }
 
     /// `SIGTERM`, and waits; whether it ended with code 0 within `timeout`.
-    pub fn stop(mut self, timeout: Duration) -> anyhow::Result<bool> {
+    pub fn stop(self, timeout: Duration) -> anyhow::Result<bool> {
+        Ok(self.end(timeout)?.is_some_and(|status| status.success()))
+    }
+
+    /// `SIGTERM`, and waits; how it ended, if it did within `timeout`.
+    pub fn end(mut self, timeout: Duration) -> anyhow::Result<Option<ExitStatus>> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
         kill_process(pid, Signal::TERM)?;
         let start = Instant::now();
         while start.elapsed() < timeout {
             if let Some(status) = self.child.try_wait()? {
-                return Ok(status.success());
+                return Ok(Some(status));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
@@ -93,6 +98,8 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Highest resident size in bytes (`VmHWM`).
     pub peak_bytes: u64,
+    /// Resident size now without the pages of files, such as its code, in bytes (`RssAnon`).
+    pub anonymous_bytes: u64,
 }
 
 impl Usage {
@@ -108,11 +115,15 @@ impl Usage {
         let ticks = |index: usize| -> anyhow::Result<u64> { Ok(fields.get(index).context("a short stat")?.parse()?) };
         let total = ticks(11)? + ticks(12)?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-        let kibibytes: u64 = peak.trim().trim_end_matches(" kB").parse()?;
+        let bytes = |name: &str| -> anyhow::Result<u64> {
+            let found =
+                status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+            Ok(found.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+        };
         Ok(Self {
             cpu_seconds: total as f64 / rustix::param::clock_ticks_per_second() as f64,
-            peak_bytes: kibibytes * 1024,
+            peak_bytes: bytes("VmHWM:")?,
+            anonymous_bytes: bytes("RssAnon:")?,
         })
     }
 }

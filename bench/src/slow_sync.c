@@ -4,7 +4,7 @@
 #include <time.h>
 
 static void wait_first(void) {
-    struct timespec t = {0, DELAY_MS * 1000000L};
+    struct timespec t = {DELAY_MS / 1000, DELAY_MS % 1000 * 1000000L};
     while (nanosleep(&t, &t) != 0) {
     }
 }

@@ -16,9 +16,11 @@ mod disk;
 mod objects;
 mod proxy;
 mod random;
+mod silent;
 
 pub use clock::Clock;
 pub use disk::{Disk, Fault};
 pub use objects::{ObjectServer, Protocol};
 pub use proxy::{Proxy, ProxyFault};
 pub use random::Seeded;
+pub use silent::SilentAddress;

@@ -78,7 +78,8 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     server: SocketAddr,
-    fault: Mutex<ProxyFault>,
+    /// What is done, and to which requests: those whose head has this text in it.
+    fault: Mutex<(ProxyFault, &'static str)>,
     changed: Condvar,
     closed: AtomicBool,
     requests: AtomicU64,
@@ -95,7 +96,7 @@ impl Proxy {
         let address = listener.local_addr().expect("a bound port");
         let shared = Arc::new(Shared {
             server,
-            fault: Mutex::new(ProxyFault::None),
+            fault: Mutex::new((ProxyFault::None, "")),
             changed: Condvar::new(),
             closed: AtomicBool::new(false),
             requests: AtomicU64::new(0),
@@ -122,7 +123,12 @@ impl Proxy {
 
     /// Fails every request from now on in this way. Requests that hang are let go, unanswered.
     pub fn set(&self, fault: ProxyFault) {
-        *self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+        self.set_for("", fault);
+    }
+
+    /// As [`Proxy::set`], of the requests whose head has `mark` in it; the others pass. The fault must be one that reads its request.
+    pub fn set_for(&self, mark: &'static str, fault: ProxyFault) {
+        *self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner) = (fault, mark);
         self.shared.changed.notify_all();
     }
 
@@ -147,16 +153,16 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    fn fault(&self) -> ProxyFault {
+    fn fault(&self) -> (ProxyFault, &'static str) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serve(&self, client: &TcpStream) -> std::io::Result<()> {
         client.set_read_timeout(Some(SILENCE_MAX))?;
         client.set_write_timeout(Some(SILENCE_MAX))?;
-        let fault = self.fault();
+        let (fault, mark) = self.fault();
         self.requests.fetch_add(1, Ordering::AcqRel);
-        if fault != ProxyFault::None {
+        if fault != ProxyFault::None && mark.is_empty() {
             self.faulted.fetch_add(1, Ordering::AcqRel);
         }
         match fault {
@@ -166,10 +172,16 @@ impl Shared {
             _ => {}
         }
         let request = read_request(client)?;
+        let meant =
+            mark.is_empty() || String::from_utf8_lossy(&request[..head_end(&request).unwrap_or(0)]).contains(mark);
+        if meant && !mark.is_empty() {
+            self.faulted.fetch_add(1, Ordering::AcqRel);
+        }
+        let fault = if meant { fault } else { ProxyFault::None };
         match fault {
             ProxyFault::Hang => {
                 let held = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-                drop(self.changed.wait_while(held, |now| *now == ProxyFault::Hang));
+                drop(self.changed.wait_while(held, |now| now.0 == ProxyFault::Hang));
                 return Ok(());
             }
             ProxyFault::Broken => return error(client, "500 Internal Server Error", "InternalError"),
@@ -184,7 +196,7 @@ impl Shared {
             ProxyFault::WrongLength => (&mut &*client).write_all(&longer(&answer)),
             ProxyFault::Drip => {
                 for byte in answer {
-                    if self.fault() != ProxyFault::Drip {
+                    if self.fault().0 != ProxyFault::Drip {
                         return Ok(());
                     }
                     (&mut &*client).write_all(&[byte])?;

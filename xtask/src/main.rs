@@ -7,6 +7,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask tidy               is the house as ARCHITECTURE.md says?
 cargo xtask test [STEP...]     installs what tests need, then format, lints, tidy, all tests, docs
+cargo xtask soak [--minutes N] [--seed N]
+                               a real server past its capacity on a failing store, 10 minutes long
 cargo xtask bench NAME [-- ARGS]
                                builds for release and runs bench/src/bin/NAME.rs
 cargo xtask python             makes the Python environment of the tests and prints its interpreter";
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["tidy"] => xtask::tidy::run(&xtask::shell::root()),
         ["test", steps @ ..] => xtask::suite::run(steps),
+        ["soak", flags @ ..] => xtask::soak::run_with(flags),
         ["bench", name, rest @ ..] => xtask::bench::run(name, rest.strip_prefix(&["--"]).unwrap_or(rest)),
         ["python"] => xtask::python::ensure().map(|interpreter| println!("{}", interpreter.display())),
         _ => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{python, shell, tidy};
+use crate::{python, shell, soak, tidy};
 
 /// Programs that builds and tests run, each with the package that has it.
 const PROGRAMS: [(&str, &str); 4] =
@@ -16,13 +16,14 @@ const PROGRAMS: [(&str, &str); 4] =
 
 type Step = fn() -> anyhow::Result<()>;
 
-const STEPS: [(&str, &str, Step); 8] = [
+const STEPS: [(&str, &str, Step); 9] = [
     ("components", "programs and the Python environment that tests need", components),
     ("format", "cargo fmt --check", format),
     ("tidy", "the house is as ARCHITECTURE.md says", || tidy::run(&shell::root())),
     ("build", "everything that the tests run", build),
     ("test", "all tests", test),
-    ("model", "the lock-free part of the tracker in all orders of its steps", model),
+    ("soak", "two minutes past capacity on a store that fails", || soak::run(SOAK_SECONDS, None)),
+    ("model", "the tracker's counters and admission in all orders of their steps", model),
     ("lints", "clippy on all targets, warnings are errors", lints),
     ("docs", "cargo doc, warnings are errors", docs),
 ];
@@ -107,14 +108,18 @@ fn test() -> anyhow::Result<()> {
     shell::run(shell::cargo().args(["test", "--workspace", "--no-fail-fast"]).env("WEIR_TEST_PYTHON", interpreter))
 }
 
+/// How long the soak of a test run takes; `cargo xtask soak` runs it for longer.
+const SOAK_SECONDS: u64 = 120;
+
 /// How long the model may take once it is built; it takes seconds.
 const MODEL_SECONDS_MAX: &str = "300";
 
-/// The model needs everything below it compiled with another flag, so it has a target folder of its own.
+/// A model needs everything below it compiled with another flag, so it has a target folder of its own.
 fn model() -> anyhow::Result<()> {
     let folder = shell::target_folder().join("loom");
     let model = |wrapped: &mut Command, last: &[&str]| {
-        wrapped.args(["test", "--quiet", "--release", "--package", "weir-track", "--test", "loom"]).args(last);
+        wrapped.args(["test", "--quiet", "--release", "--package", "weir-track", "--package", "weir-limits"]);
+        wrapped.args(["--test", "loom"]).args(last);
         shell::run(wrapped.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", &folder))
     };
     model(&mut shell::cargo(), &["--no-run"])?;

@@ -103,7 +103,7 @@ fn run(run: &Run) -> anyhow::Result<()> {
     let root =
         run.keep.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("weir-bench-{}", std::process::id())));
     std::fs::create_dir_all(&root)?;
-    let preload = run.sync_delay_ms.map(|delay_ms| slow_sync(&root, delay_ms)).transpose()?;
+    let preload = run.sync_delay_ms.map(|delay_ms| load::slow_sync(&root, delay_ms)).transpose()?;
     let mut results = Results { command: report::command("ingest"), machine: report::machine(), outcomes: vec![] };
     for target in &run.targets {
         let folder = root.join(target.name());
@@ -132,21 +132,6 @@ fn run(run: &Run) -> anyhow::Result<()> {
         report::save(path, &results)?;
     }
     Ok(())
-}
-
-/// Builds the library that delays every sync of the process it is loaded into.
-fn slow_sync(folder: &std::path::Path, delay_ms: u32) -> anyhow::Result<PathBuf> {
-    let source = folder.join("slow_sync.c");
-    std::fs::write(&source, include_str!("../slow_sync.c"))?;
-    let object = folder.join("slow_sync.so");
-    let status = std::process::Command::new("cc")
-        .args(["-shared", "-fPIC", "-O2", &format!("-DDELAY_MS={delay_ms}"), "-o"])
-        .args([&object, &source])
-        .arg("-ldl")
-        .status()
-        .context("cannot run cc")?;
-    anyhow::ensure!(status.success(), "cc ended with {status}");
-    Ok(object)
 }
 
 fn serve_floor(data: &std::path::Path, address: SocketAddr) -> anyhow::Result<()> {

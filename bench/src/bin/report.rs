@@ -71,6 +71,11 @@ fn main() -> anyhow::Result<()> {
         let section = section(&results.commands.join("`, `"), &results.machine, &figures::tables(&results));
         page = report::replace_section(&page, "cache", &section)?;
     }
+    if let Some(text) = read(&cli.results, "health")? {
+        let results: Figures = serde_json::from_str(&text)?;
+        let section = section(&results.commands.join("`, `"), &results.machine, &figures::goals_table(&results));
+        page = report::replace_section(&page, "health", &section)?;
+    }
     if let Some(text) = read(&cli.results, "track")? {
         let results: TrackResults = serde_json::from_str(&text)?;
         let section = section(&results.command, &results.machine, &track::tables(&results));

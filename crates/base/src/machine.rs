@@ -15,6 +15,11 @@ pub fn container_memory_bytes() -> Option<u64> {
         .and_then(|text| text.trim().parse().ok())
 }
 
+/// The name that this machine gives itself.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Processors that this process may use; at least 1.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -83,6 +83,8 @@ struct RawServer {
     log_level: Option<String>,
     stop_timeout_s: Option<u64>,
     close_timeout_s: Option<u64>,
+    name: Option<String>,
+    own_metrics_every_s: Option<u64>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -230,7 +232,7 @@ impl Config {
                 keep: Duration::from_secs(90 * 86_400),
                 chain: raw.operations.chain.unwrap_or(false),
             },
-            retention: raw.retention.iter().map(|(name, age)| retention(name, age)).collect::<Result<_>>()?,
+            retention: retentions(&raw.retention)?,
             retention_every: Duration::from_secs(3600),
             log: raw.server.log.unwrap_or(LogFormat::Text),
             log_level: raw.server.log_level.clone().unwrap_or_else(|| "info".to_owned()),
@@ -251,6 +253,12 @@ impl Config {
         }
         self.server.tls =
             tls(raw.tls_cert.as_ref(), raw.tls_key.as_ref(), "settings server.tls_cert and server.tls_key")?;
+        if let Some(name) = &raw.name {
+            anyhow::ensure!(!name.is_empty(), "setting server.name is empty; leave it out for the machine's name");
+            self.server.name.clone_from(name);
+        }
+        let every = raw.own_metrics_every_s;
+        set(&mut self.server.own_metrics_every, "server.own_metrics_every_s", every, Duration::from_secs)?;
         set(&mut self.server.stop_timeout, "server.stop_timeout_s", raw.stop_timeout_s, Duration::from_secs)?;
         set(&mut self.close_timeout, "server.close_timeout_s", raw.close_timeout_s, Duration::from_secs)
     }
@@ -334,6 +342,18 @@ impl Config {
         set(&mut engine.vacuum_every, "engine.vacuum_every_s", raw.vacuum_every_s, seconds)?;
         set(&mut self.retention_every, "engine.retention_every_s", raw.retention_every_s, seconds)
     }
+}
+
+/// What the server's own measurements are kept for when the file says nothing of them.
+const OWN_AGE: &str = "30d";
+/// The tables of database `weir` that they are in.
+const OWN_TABLES: [&str; 3] = ["weir.server", "weir.server_component_state", "weir.server_http_request_seconds"];
+
+/// The section `[retention]` over its defaults.
+fn retentions(raw: &BTreeMap<String, String>) -> Result<Vec<Retention>> {
+    let mut all: BTreeMap<&str, &str> = OWN_TABLES.iter().map(|name| (*name, OWN_AGE)).collect();
+    all.extend(raw.iter().map(|(name, age)| (name.as_str(), age.as_str())));
+    all.into_iter().map(|(name, age)| retention(name, age)).collect()
 }
 
 /// An entry of `[retention]`: `db` or `db.table`, and an age such as `30d`.
@@ -426,7 +446,15 @@ mod tests {
             table: table.map(str::to_owned),
             age: Duration::from_secs(hours * 3600),
         };
-        assert_eq!(config.retention, [hours(None, 12), hours(Some("my table"), 8 * 7 * 24)]);
+        let of_d: Vec<_> = config.retention.iter().filter(|one| one.database == "d").cloned().collect();
+        assert_eq!(of_d, [hours(None, 12), hours(Some("my table"), 8 * 7 * 24)]);
+        let of_own = |text: &str| {
+            let (config, _) = Config::parse(text, Path::new("x")).unwrap();
+            let own = config.retention.into_iter().filter(|one| one.database == "weir");
+            own.map(|one| one.age.as_secs() / 86_400).collect::<Vec<_>>()
+        };
+        assert_eq!(of_own("[retention]\nd = '12h'"), [30; 3]);
+        assert_eq!(of_own("[retention]\n'weir.server' = '52w'"), [364, 30, 30]);
         for bad in ["d = '0d'", "d = '5'", "d = 'xd'", "d = '5y'"] {
             assert!(Config::parse(&format!("[retention]\n{bad}"), Path::new("x")).is_err(), "{bad}");
         }

@@ -90,7 +90,7 @@ pub(crate) async fn serve(config: &mut Config, logging: &Logging, terminal: &Ter
     config.server.socket = Some(socket_of(&config.engine.data));
     config.server.tokens = Some(TokenFile::new(Arc::new(OsFileSystem), &config.engine.data));
     let app = embedded::app(config, Arc::clone(&database), logging.dropped());
-    let server = match Server::bind(app).await {
+    let server = match Server::bind(Arc::clone(&app)).await {
         Ok(server) => server,
         Err(error) => {
             let _ = database.close(config.close_timeout).await;
@@ -102,11 +102,13 @@ pub(crate) async fn serve(config: &mut Config, logging: &Logging, terminal: &Ter
     let serving = tokio::spawn(server.serve(stop.clone()));
     let draining = tokio::spawn(crate::track::drain_always(Arc::clone(&database), config.clone(), stop.clone()));
     let retaining = tokio::spawn(retain_always(Arc::clone(&database), config.clone(), stop.clone()));
+    let (name, every) = (config.server.name.clone(), config.server.own_metrics_every);
+    let measuring = tokio::spawn(weir_server::own::record(app, name, every, stop.clone()));
     signals.next().await;
     tracing::info!("stopping: running requests finish, then everything is flushed; a second signal ends at once");
     stop.cancel();
     let ending = async {
-        let _ = (draining.await, retaining.await);
+        let _ = (draining.await, retaining.await, measuring.await);
         let stopped = serving.await.context("the server failed")?;
         if stopped.cut_off > 0 {
             tracing::warn!(connections = stopped.cut_off, "cut off at server.stop_timeout_s");

@@ -32,7 +32,10 @@ fn start(data: &Path, config: &Path, environment: &[(String, String)]) -> Weir {
 fn settings(folder: &Path, location: &str, options: &[(String, String)], more: &str) -> PathBuf {
     let options: String = options.iter().map(|(name, value)| format!("{name} = \"{value}\"\n")).collect();
     let path = folder.join("weir.toml");
-    std::fs::write(&path, format!("[engine]\nstore = \"{location}/tables\"\n{more}\n[store]\n{options}")).unwrap();
+    // The server's own rows would be among those that are counted here.
+    let server = "[server]\nown_metrics_every_s = 86400";
+    let text = format!("{server}\n[engine]\nstore = \"{location}/tables\"\n{more}\n[store]\n{options}");
+    std::fs::write(&path, text).unwrap();
     path
 }
 
@@ -225,6 +228,37 @@ fn ingest_goes_on_while_the_store_fails_and_everything_is_flushed_once() {
     assert_eq!(server.metric("weir_buffer_rows"), 0.0);
     let ready = server.page("/ready");
     assert_eq!(ready, json!({ "ready": true, "reasons": [], "warnings": [] }));
+    server.stop();
+}
+
+/// E3: while the first write of a table is still making the table's place in the store, there is no such table.
+#[test]
+fn a_table_is_there_with_its_first_rows_and_not_before() {
+    let outage = Outage::new();
+    let server = outage.start();
+    outage.proxy.set_for("/tables/d/t/", ProxyFault::Hang);
+    let before = outage.proxy.faulted();
+    thread::scope(|scope| {
+        let (server, proxy) = (&server, &outage.proxy);
+        let writing = scope.spawn(move || {
+            let mut connection = server.connect();
+            while harness::post_lines(&mut connection, "d", &batch(0)).unwrap().status != 204 {
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let begin = Instant::now();
+        while proxy.faulted() == before {
+            assert!(begin.elapsed() < PATIENCE && !writing.is_finished(), "the table's log is not written");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let body = json!({ "db": "d", "q": "select v from t" }).to_string();
+        let asked =
+            server.connect().send("POST", "/api/v3/query_sql", "Content-Type: application/json\r\n", body.as_bytes());
+        let answer = asked.unwrap();
+        assert_eq!(answer.status, 404, "{}", answer.text());
+        proxy.set(ProxyFault::None);
+    });
+    check_rows(&server, BATCH_ROWS);
     server.stop();
 }
 

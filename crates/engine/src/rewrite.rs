@@ -103,8 +103,7 @@ pub(crate) async fn write_files(
         let mut writer = table.file_writer(schema, sub_micro);
         while writer.rows() < shared.config.compact_rows as u64 {
             let Some(batch) = rows.next().await else { break };
-            let batch = batch?;
-            writer = crate::flush::blocking(move || writer.write(&batch).map(|()| writer)).await?;
+            writer = table.append(writer, batch?).await?;
         }
         if writer.rows() == 0 {
             return Ok(files);

@@ -381,7 +381,7 @@ fn tags(name: &str, labels: &Labels, slot: u16) -> String {
 }
 
 /// A tag's name or value in line protocol. Line ends have no escape there; a trailing backslash would eat the separator.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

@@ -176,10 +176,10 @@ impl TableState {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether anybody has ever written to it: a table comes to be with its first accepted row (E3).
+    /// Whether anybody has ever written to it: a table comes to be with its first accepted row (E3). One whose first write is still
+    /// making its place in the store has no columns yet.
     pub fn exists(&self) -> bool {
-        let inner = self.lock();
-        inner.stored.is_some() || !inner.schema.columns().is_empty()
+        !self.lock().schema.columns().is_empty()
     }
 
     /// The columns now.

@@ -2,13 +2,17 @@
 //!
 //! The caller bounds the wait with its own deadline by dropping the future [`Admission::admit`] gives: a waiter that goes
 //! away gives up its place, or hands on the permit that it was just given. The lock is held for a few instructions, never
-//! across a wake-up.
+//! across a wake-up. `tests/loom.rs` tries every order of these steps.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+
+#[cfg(loom)]
+use loom::sync::{Arc, Mutex, MutexGuard};
+#[cfg(not(loom))]
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Who goes first when a permit comes back; within a priority the longest waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

@@ -12,6 +12,11 @@ const LIMIT_SETTINGS: &str =
 /// DataFusion's name of the limit of spilled bytes, by which alone its error can be told.
 const SPILL_SETTING: &str = "max_temp_directory_size";
 
+/// How a reader of footers tells of the store's error, of which it keeps only the words.
+const STORE_WORDS: &str = "Object Store error: ";
+/// The words of one that says that an object is missing.
+const MISSING_WORDS: &str = "Object Store error: Object at location ";
+
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
         classify(error)
@@ -49,10 +54,7 @@ fn classify(error: DataFusionError) -> Error {
         | DataFusionError::Execution(_) => (Kind::Invalid, Retry::Never),
         DataFusionError::ArrowError(inner, _) => (kind_of_arrow(inner), Retry::Never),
         DataFusionError::ResourcesExhausted(_) => (Kind::Limit, Retry::Never),
-        DataFusionError::ObjectStore(inner) => match inner.as_ref() {
-            object_store::Error::NotFound { .. } => (Kind::Damaged, Retry::Never),
-            _ => (Kind::Unavailable, Retry::Backoff),
-        },
+        other if let Some(found) = of_store(other) => found,
         DataFusionError::ParquetError(_) => (Kind::Damaged, Retry::Never),
         DataFusionError::IoError(inner) => (weir_base::error::kind_of_io(inner), Retry::Never),
         _ => (Kind::Internal, Retry::Never),
@@ -62,6 +64,23 @@ fn classify(error: DataFusionError) -> Error {
         text.push_str(LIMIT_SETTINGS);
     }
     Error::new(kind, text).with_retry(retry)
+}
+
+/// What an object store's error means, wherever among the causes it is: readers of files and operators wrap it in their own.
+fn of_store(error: &DataFusionError) -> Option<(Kind, Retry)> {
+    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    let found = causes.filter_map(|cause| cause.downcast_ref::<object_store::Error>()).last();
+    let is_missing = match found {
+        Some(found) => matches!(found, object_store::Error::NotFound { .. }),
+        None => {
+            let text = error.to_string();
+            if !text.contains(STORE_WORDS) {
+                return None;
+            }
+            text.contains(MISSING_WORDS)
+        }
+    };
+    Some(if is_missing { (Kind::Damaged, Retry::Never) } else { (Kind::Unavailable, Retry::Backoff) })
 }
 
 /// The innermost error; `Ok` when it is one of ours.
@@ -127,5 +146,47 @@ fn message(error: &DataFusionError) -> String {
             format!("{}{}", first.to_lowercase(), &text[first.len_utf8()..])
         }
         _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::parquet::errors::ParquetError;
+
+    use super::*;
+
+    /// A store that does not answer is a reason to come back, not damage, however deep its error is.
+    #[test]
+    fn an_error_of_the_store_keeps_its_kind_in_all_wrappings() {
+        let store = || object_store::Error::Generic { store: "remote", source: "no answer".into() };
+        let gone = || object_store::Error::NotFound { path: "a".into(), source: "gone".into() };
+        let parquet = |error| DataFusionError::ParquetError(Box::new(ParquetError::External(Box::new(error))));
+        let arrow = |error| {
+            let external = arrow::error::ArrowError::ExternalError(Box::new(error));
+            DataFusionError::ArrowError(Box::new(external), None)
+        };
+        let shared = |error| DataFusionError::Shared(Arc::new(error));
+        for error in [
+            DataFusionError::ObjectStore(Box::new(store())),
+            parquet(store()),
+            arrow(parquet(store())),
+            shared(parquet(store())),
+            shared(DataFusionError::ObjectStore(Box::new(store()))).context("while it was joined"),
+        ] {
+            let (told, error) = (error.to_string(), classify(error));
+            assert_eq!((error.kind(), error.retry()), (Kind::Unavailable, Retry::Backoff), "{told}");
+        }
+        let words = |error| {
+            let words = DataFusionError::ObjectStore(Box::new(error)).to_string();
+            DataFusionError::ParquetError(Box::new(ParquetError::General(format!("Failed to fetch metadata: {words}"))))
+        };
+        assert_eq!(classify(shared(words(store()))).kind(), Kind::Unavailable);
+        for error in [parquet(gone()), shared(parquet(gone())), words(gone())] {
+            assert_eq!(classify(error).kind(), Kind::Damaged);
+        }
+        let bad = DataFusionError::ParquetError(Box::new(ParquetError::General("no footer".into())));
+        assert_eq!(classify(bad).kind(), Kind::Damaged);
     }
 }

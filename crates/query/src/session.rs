@@ -102,6 +102,13 @@ impl Sessions {
         &self.columns
     }
 
+    /// Footers in memory: how many, and their bytes.
+    pub(crate) fn footers(&self) -> (u64, u64) {
+        let held = self.footers.list_entries();
+        let bytes = held.iter().map(|(path, entry)| path.as_ref().len() + entry.size_bytes).sum::<usize>();
+        (held.len() as u64, bytes as u64)
+    }
+
     pub(crate) fn spilled_bytes(&self) -> u64 {
         self.runtime.disk_manager.used_disk_space()
     }

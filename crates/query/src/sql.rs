@@ -181,6 +181,11 @@ impl SqlEngine {
         (columns.bytes(), hits, misses)
     }
 
+    /// Footers of files in memory: how many, and their bytes.
+    pub fn footers(&self) -> (u64, u64) {
+        self.inner.sessions.footers()
+    }
+
     /// Bytes on disk that queries have spilled.
     pub fn spilled_bytes(&self) -> u64 {
         self.inner.sessions.spilled_bytes()

@@ -48,6 +48,10 @@ pub struct Config {
     pub tls_handshake_timeout: Duration,
     /// How long an orderly stop waits for running requests.
     pub stop_timeout: Duration,
+    /// What its own measurements call this server.
+    pub name: String,
+    /// How often they are written into database `weir`; see [`crate::own`].
+    pub own_metrics_every: Duration,
 }
 
 impl Default for Config {
@@ -72,6 +76,8 @@ impl Default for Config {
             tls: None,
             tls_handshake_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(30),
+            name: weir_base::machine::host_name(),
+            own_metrics_every: Duration::from_secs(10),
         }
     }
 }

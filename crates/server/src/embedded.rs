@@ -200,6 +200,7 @@ impl Database for Embedded {
                 self.sql.slow(),
             ),
             sample("weir_query_memory_bytes", "Memory that queries hold.", SampleKind::Gauge, self.sql.memory_bytes()),
+            sample("weir_query_footer_bytes", "Memory for footers of files.", SampleKind::Gauge, self.sql.footers().1),
             sample(
                 "weir_query_spilled_bytes",
                 "Bytes on disk that queries spilled.",

@@ -16,6 +16,7 @@ mod health;
 pub mod listen;
 mod metrics;
 mod names;
+pub mod own;
 mod params;
 mod query;
 mod request;

@@ -24,11 +24,14 @@ const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 const WARNING_AFTER: u32 = 3;
 const UNHEALTHY_AFTER: u32 = 10;
 
+/// The name of the requests' histogram.
+pub(crate) const REQUESTS: &str = "weir_http_request_seconds";
+
 /// Requests of one route and status.
 #[derive(Debug, Clone, Copy, Default)]
-struct Requests {
-    count: u64,
-    seconds: f64,
+pub(crate) struct Requests {
+    pub(crate) count: u64,
+    pub(crate) seconds: f64,
     buckets: [u64; BUCKETS.len()],
 }
 
@@ -43,6 +46,8 @@ pub(crate) struct Metrics {
     pub(crate) lines_refused: AtomicU64,
     pub(crate) wire_bytes: AtomicU64,
     pub(crate) text_bytes: AtomicU64,
+    pub(crate) own_samples: AtomicU64,
+    pub(crate) own_samples_dropped: AtomicU64,
     log_lines_dropped: Arc<AtomicU64>,
     pub(crate) collectors: Collectors,
 }
@@ -95,6 +100,8 @@ impl Metrics {
             lines_refused: AtomicU64::new(0),
             wire_bytes: AtomicU64::new(0),
             text_bytes: AtomicU64::new(0),
+            own_samples: AtomicU64::new(0),
+            own_samples_dropped: AtomicU64::new(0),
             log_lines_dropped,
             collectors: Collectors::default(),
         }
@@ -138,33 +145,52 @@ impl Metrics {
             counter("weir_write_lines_refused_total", "Lines refused.", &self.lines_refused),
             counter("weir_write_wire_bytes_total", "Bytes of write bodies as received.", &self.wire_bytes),
             counter("weir_write_text_bytes_total", "Bytes of write bodies after decompression.", &self.text_bytes),
+            counter("weir_own_samples_total", "Samples of these numbers in database weir.", &self.own_samples),
+            counter(
+                "weir_own_samples_dropped_total",
+                "Samples that were due and are not in database weir.",
+                &self.own_samples_dropped,
+            ),
             counter("weir_log_lines_dropped_total", "Log lines dropped at a full queue.", &self.log_lines_dropped),
         ]
     }
 
+    /// Requests so far, by route and status.
+    pub(crate) fn requests(&self) -> BTreeMap<(&'static str, u16), Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn render_requests(&self, page: &mut String) {
-        let all = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        page.push_str("# HELP weir_http_request_seconds Time from a request's head to its answer's head.\n");
-        page.push_str("# TYPE weir_http_request_seconds histogram\n");
-        for ((route, status), requests) in &all {
+        let _ = writeln!(page, "# HELP {REQUESTS} Time from a request's head to its answer's head.");
+        let _ = writeln!(page, "# TYPE {REQUESTS} histogram");
+        for ((route, status), requests) in self.requests() {
             let labels = format!("route=\"{route}\",status=\"{status}\"");
             let mut below = 0;
             for (bound, count) in BUCKETS.iter().zip(requests.buckets) {
                 below += count;
-                let _ = writeln!(page, "weir_http_request_seconds_bucket{{{labels},le=\"{bound}\"}} {below}");
+                let _ = writeln!(page, "{REQUESTS}_bucket{{{labels},le=\"{bound}\"}} {below}");
             }
-            let _ = writeln!(page, "weir_http_request_seconds_bucket{{{labels},le=\"+Inf\"}} {}", requests.count);
-            let _ = writeln!(page, "weir_http_request_seconds_sum{{{labels}}} {}", requests.seconds);
-            let _ = writeln!(page, "weir_http_request_seconds_count{{{labels}}} {}", requests.count);
+            let _ = writeln!(page, "{REQUESTS}_bucket{{{labels},le=\"+Inf\"}} {}", requests.count);
+            let _ = writeln!(page, "{REQUESTS}_sum{{{labels}}} {}", requests.seconds);
+            let _ = writeln!(page, "{REQUESTS}_count{{{labels}}} {}", requests.count);
         }
     }
 }
 
-/// The page, which is about all databases. Takes no lock that a write or query holds.
+/// The page, which is about all databases.
 pub(crate) async fn render(Shared(app): Shared<Arc<App>>, request: Request) -> Response {
     if let Err(problem) = Caller::in_request(request.extensions()).check_everywhere(Right::Read) {
         return problem.respond(Dialect::Weir);
     }
+    let samples = gather(&app);
+    let mut page = String::with_capacity(16 << 10);
+    app.metrics.render_requests(&mut page);
+    render_samples(&samples, &mut page);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+}
+
+/// Every number but those of the requests; what could not be measured is absent (M1). Takes no lock that a write or query holds.
+pub(crate) fn gather(app: &App) -> Vec<Sample> {
     let mut samples = app.metrics.own();
     let collectors = &app.metrics.collectors;
     collect(&mut samples, &collectors.database, app.database.samples());
@@ -178,10 +204,7 @@ pub(crate) async fn render(Shared(app): Shared<Arc<App>>, request: Request) -> R
             value: f64::from(part.state as u8),
         });
     }
-    let mut page = String::with_capacity(16 << 10);
-    app.metrics.render_requests(&mut page);
-    render_samples(&samples, &mut page);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+    samples
 }
 
 fn collect<E: std::error::Error + 'static>(

@@ -608,3 +608,63 @@ async fn s2_a_stop_cuts_off_what_never_ends() {
     assert_eq!(tokio::time::timeout(TEST_TIME, serving).await.expect("in time").unwrap().cut_off, 1);
     assert_eq!(running.await.unwrap(), "");
 }
+
+fn of_own(double: &Double) -> Vec<String> {
+    let committed = double.committed.lock().unwrap();
+    let own = committed.iter().filter(|(database, ..)| database == "weir");
+    own.map(|(.., text)| String::from_utf8_lossy(text).into_owned()).collect()
+}
+
+async fn dropped(app: &Arc<App>) -> u64 {
+    let (_, _, page) = send(app, Request::get("/metrics").body(Body::empty()).unwrap()).await;
+    let line = page.as_str().unwrap().lines().find_map(|line| line.strip_prefix("weir_own_samples_dropped_total "));
+    line.unwrap().parse().unwrap()
+}
+
+/// E4 and M1 of the server's own numbers: refused ones are dropped and counted, what a collector cannot measure is absent.
+#[tokio::test]
+async fn own_samples_that_are_refused_are_dropped_and_counted() {
+    let double = Arc::new(Double::default());
+    let full = || Error::new(Kind::Limit, "the buffer is full").with_retry(Retry::After(Duration::from_secs(1)));
+    double.refusals.lock().unwrap().extend((0..3).map(|_| full()));
+    let app = app(&double, Config::default());
+    let stop = CancellationToken::new();
+    let every = Duration::from_millis(1);
+    let recording = tokio::spawn(weir_server::own::record(Arc::clone(&app), "a b".into(), every, stop.clone()));
+    tokio::time::timeout(TEST_TIME, async {
+        while of_own(&double).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("a sample after those that were refused");
+    stop.cancel();
+    recording.await.unwrap();
+    assert!(dropped(&app).await >= 3);
+    let text = &of_own(&double)[0];
+    assert!(text.starts_with("server,server=a\\ b http_requests_in_flight=0,"), "{text}");
+    assert!(text.contains("process_threads=") && !text.contains("buffer"), "{text}");
+    assert!(double.committed.lock().unwrap().iter().all(|(_, options, _)| options.no_sync));
+}
+
+/// S1: while the log hangs one sample waits; the others are counted and take nothing.
+#[tokio::test]
+async fn own_samples_do_not_pile_up_behind_a_log_that_hangs() {
+    let gate = Arc::new(Semaphore::new(0));
+    let double = Arc::new(Double { gate: Some(Arc::clone(&gate)), ..Double::default() });
+    let app = app(&double, Config::default());
+    let stop = CancellationToken::new();
+    let every = Duration::from_millis(1);
+    let recording = tokio::spawn(weir_server::own::record(Arc::clone(&app), "a".into(), every, stop.clone()));
+    tokio::time::timeout(TEST_TIME, async {
+        while dropped(&app).await < 20 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("samples that are dropped");
+    assert_eq!((double.begun.load(Ordering::SeqCst), double.waiting.load(Ordering::SeqCst)), (1, 1));
+    stop.cancel();
+    tokio::time::timeout(TEST_TIME, recording).await.expect("a stop does not wait for the log").unwrap();
+    assert!(of_own(&double).is_empty());
+}

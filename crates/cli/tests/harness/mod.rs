@@ -84,6 +84,11 @@ impl Weir {
         self.server.as_ref().unwrap().usage().unwrap().peak_bytes
     }
 
+    /// Its resident memory now without the pages of its code, bytes.
+    pub(crate) fn anonymous_bytes(&self) -> u64 {
+        self.server.as_ref().unwrap().usage().unwrap().anonymous_bytes
+    }
+
     /// A page as JSON, whatever its status.
     pub(crate) fn page(&self, path: &str) -> Value {
         let answer = self.connect().get(path).unwrap();
@@ -148,6 +153,12 @@ impl Weir {
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
         self.server.take().unwrap().kill().unwrap();
+    }
+
+    /// `SIGTERM`; how it ended, and what it printed.
+    pub(crate) fn end(mut self) -> (std::process::ExitStatus, String) {
+        let ended = self.server.take().unwrap().end(PATIENCE).unwrap();
+        (ended.unwrap_or_else(|| panic!("the server did not stop\n{}", self.log())), self.log())
     }
 
     /// `SIGTERM`; it must end by itself with code 0.

@@ -31,6 +31,7 @@ const ZSTD_LEVEL: i32 = 1;
 /// What a finished file holds.
 #[derive(Debug)]
 pub(super) struct Encoded {
+    /// All that was not taken before.
     pub(super) bytes: Bytes,
     pub(super) rows: u64,
     pub(super) time_min: i64,
@@ -188,6 +189,17 @@ impl Encoder {
     pub(super) fn bytes_so_far(&self) -> usize {
         let open = self.group.as_ref().map_or(0, |group| group.columns.iter().map(Part::bytes).sum());
         self.file.as_ref().map_or(0, SerializedFileWriter::bytes_written) + open
+    }
+
+    /// Takes the first `bytes` of what is encoded and not taken yet, if there are so many. What [`Encoder::finish`] gives follows it.
+    pub(super) fn take(&mut self, bytes: usize) -> Option<Bytes> {
+        // Only taken from, never written to: the offsets in the footer count what was written.
+        let ready = self.file.as_mut()?.inner_mut();
+        if ready.len() < bytes {
+            return None;
+        }
+        let rest = ready.split_off(bytes);
+        Some(std::mem::replace(ready, rest).into())
     }
 
     pub(super) fn rows(&self) -> u64 {

@@ -22,6 +22,7 @@ mod table;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path as OsPath;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use arrow::array::RecordBatch;
 use futures::stream::{BoxStream, StreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
+use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
 use weir_base::Kind;
@@ -14,22 +14,19 @@ use weir_base::checksum::hex;
 
 use super::action::{self, Add, CommitInfo, Format, Line, Metadata, Txn};
 use super::check::{check_adjacent, check_newer, live_of, merge_schema};
-use super::encode::{Encoded, Encoder};
+use super::encode::Encoder;
 use super::file::DataFile;
 use super::layout;
 use super::log::{Committed, DeltaLog, Planned, Vacuumed};
 use super::reader::ObjectReader;
 use super::state::{LogState, PROTOCOL, STEP_PREFIX, Tombstone, remove_of};
+use super::upload::{PART_BYTES, PartsUpload};
 use super::{Env, object_error};
 use crate::error::{Error, Result};
 use crate::schema::{SchemaRef, TIME, TableSchema};
 
 /// A table is checkpointed when its version is a multiple of this.
 const CHECKPOINT_EVERY: i64 = 50;
-/// Files larger than this are uploaded in parts, so that no single request outlives its deadline.
-const PART_BYTES: usize = 16 << 20;
-/// Parts that are sent at once.
-const PARTS_IN_FLIGHT: usize = 4;
 const READ_BATCH_ROWS: usize = 8192;
 
 /// A table as of one version. Immutable and cheap to hold.
@@ -352,22 +349,46 @@ impl Table {
         for batch in &batches {
             sub_micro = sub_micro || layout::has_sub_micro(batch)?;
         }
-        let schema_of_file = Arc::clone(schema);
-        let encode = move || {
-            let mut encoder = Encoder::new(schema_of_file, sub_micro);
-            batches.iter().try_for_each(|batch| encoder.write(batch))?;
-            encoder.finish()
-        };
-        let encoded = tokio::task::spawn_blocking(encode)
-            .await
-            .map_err(|error| Error::wrap(Kind::Internal, "encoding a file panicked", error))??;
-        self.put_file(schema, sub_micro, encoded).await
+        let mut writer = self.file_writer(schema, sub_micro);
+        for batch in batches {
+            writer = self.append(writer, batch).await?;
+        }
+        self.finish_file(writer).await
     }
 
     /// Starts a file that is written batch by batch. `sub_micro` says whether any time may not be a whole microsecond; true is always
     /// right and costs a column. See [`DataFile::sub_micro`].
     pub fn file_writer(&self, schema: &SchemaRef, sub_micro: bool) -> FileWriter {
-        FileWriter { encoder: Encoder::new(Arc::clone(schema), sub_micro), schema: Arc::clone(schema), sub_micro }
+        let mut name = [0; 16];
+        self.env.random.fill(&mut name);
+        let path = format!("{}/{}.{}.parquet", self.folder, hex(&name), if sub_micro { "ns" } else { "us" });
+        let encoder = Encoder::new(Arc::clone(schema), sub_micro);
+        FileWriter { encoder, schema: Arc::clone(schema), sub_micro, path, upload: None }
+    }
+
+    /// Appends rows as [`FileWriter::write`] does, off the runtime's threads. Of a large file for a remote store, what is encoded is
+    /// sent on the way: no more of it is held than a few parts and a row group.
+    ///
+    /// # Errors
+    /// Those of the store; `internal` when the batch is not in the layout of the schema.
+    pub async fn append(&self, mut writer: FileWriter, batch: RecordBatch) -> Result<FileWriter> {
+        let encode = move || writer.write(&batch).map(|()| writer);
+        let mut writer = crate::flush::blocking(encode).await?;
+        while self.env.is_remote()
+            && let Some(part) = writer.encoder.take(PART_BYTES)
+        {
+            self.upload(&mut writer).await?.put(part).await.map_err(|error| unwritten(&writer.path, error))?;
+        }
+        Ok(writer)
+    }
+
+    /// The upload of a file, begun when this is its first part.
+    async fn upload<'a>(&self, writer: &'a mut FileWriter) -> Result<&'a mut PartsUpload> {
+        if writer.upload.is_none() {
+            let begun = PartsUpload::begin(self.env.objects.as_ref(), &Path::from(writer.path.as_str())).await;
+            writer.upload = Some(begun.map_err(|error| unwritten(&writer.path, error))?);
+        }
+        Ok(writer.upload.as_mut().expect("begun above"))
     }
 
     /// Ends a file started by [`Table::file_writer`].
@@ -375,35 +396,24 @@ impl Table {
     /// # Errors
     /// As [`Table::write_file`].
     pub async fn finish_file(&self, writer: FileWriter) -> Result<NewFile> {
-        let FileWriter { encoder, schema, sub_micro } = writer;
-        let encoded = tokio::task::spawn_blocking(move || encoder.finish())
-            .await
-            .map_err(|error| Error::wrap(Kind::Internal, "encoding a file panicked", error))??;
-        self.put_file(&schema, sub_micro, encoded).await
-    }
-
-    async fn put_file(&self, schema: &SchemaRef, sub_micro: bool, encoded: Encoded) -> Result<NewFile> {
-        let mut name = [0; 16];
-        self.env.random.fill(&mut name);
-        let path = format!("{}/{}.{}.parquet", self.folder, hex(&name), if sub_micro { "ns" } else { "us" });
-        let size = encoded.bytes.len() as u64;
-        let failed = |error: object_store::Error| object_error(format!("file '{path}' cannot be written"), error);
-        let place = Path::from(path.as_str());
-        if encoded.bytes.len() > PART_BYTES && self.env.is_remote() {
-            let upload = self.env.objects.put_multipart(&place).await.map_err(failed)?;
-            let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-            let mut rest = encoded.bytes;
-            while !rest.is_empty() {
-                // A part that waits for the network is memory of the client besides the file's.
-                parts.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(failed)?;
-                parts.put(rest.split_to(rest.len().min(PART_BYTES)));
-            }
-            parts.finish().await.map_err(failed)?;
+        let FileWriter { encoder, schema, sub_micro: _, path, mut upload } = writer;
+        let encoded = crate::flush::blocking(move || encoder.finish()).await?;
+        let (place, rest) = (Path::from(path.as_str()), encoded.bytes.len());
+        let failed = |error| unwritten(&path, error);
+        if upload.is_none() && self.env.is_remote() && rest > PART_BYTES {
+            upload = Some(PartsUpload::begin(self.env.objects.as_ref(), &place).await.map_err(failed)?);
+        }
+        let size = if let Some(mut upload) = upload {
+            upload.put(encoded.bytes).await.map_err(failed)?;
+            let size = upload.bytes();
+            upload.complete().await.map_err(failed)?;
+            size
         } else {
             let options = PutOptions { mode: PutMode::Overwrite, ..PutOptions::default() };
             let payload = PutPayload::from(encoded.bytes);
             self.env.objects.put_opts(&place, payload, options).await.map_err(failed)?;
-        }
+            rest as u64
+        };
         let file = DataFile {
             path,
             size,
@@ -413,7 +423,7 @@ impl Table {
             tags: encoded.tags,
             order: (-1, -1),
         };
-        Ok(NewFile { file, schema: Arc::clone(schema), order: None })
+        Ok(NewFile { file, schema, order: None })
     }
 
     /// The rows of a file in the logical layout of `schema`, in the file's order.
@@ -458,12 +468,19 @@ impl Table {
     }
 }
 
+fn unwritten(path: &str, error: object_store::Error) -> Error {
+    object_error(format!("file '{path}' cannot be written"), error)
+}
+
 /// A file being written batch by batch; see [`Table::file_writer`].
 #[derive(Debug)]
 pub struct FileWriter {
     encoder: Encoder,
     schema: SchemaRef,
     sub_micro: bool,
+    path: String,
+    /// What of it is on its way; none for a file that is not large or not remote.
+    upload: Option<PartsUpload>,
 }
 
 impl FileWriter {

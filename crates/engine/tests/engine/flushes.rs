@@ -30,6 +30,16 @@ impl Blocked {
     }
 }
 
+/// The names of the commits of a table.
+#[allow(clippy::disallowed_methods, reason = "the store is a real folder")]
+fn commits(folder: &std::path::Path) -> Vec<String> {
+    let listed = std::fs::read_dir(folder.join("_delta_log")).unwrap().map(|entry| entry.unwrap().path());
+    let commits = listed.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let mut names: Vec<_> = commits.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 /// The `round`th lines: one row that each round overwrites, and rows that only this round writes.
 fn lines(round: u64) -> String {
     let own = (0..200).map(|row| format!("m,h=own v={round}i {}\n", 1 + round * 200 + row));
@@ -85,6 +95,13 @@ async fn a_thousand_failed_flushes_leave_memory_flat_and_then_flush_once_s1() {
     }
     let stats = engine.stats();
     assert!(stats.buffer_bytes < BUFFER_BYTES_MAX / 10, "{} bytes stay taken", stats.buffer_bytes);
+    // One commit before, one for the rows whose flush had failed, one for those behind them; none for any failure.
+    assert_eq!((stats.flushes, stats.compactions), (3, 0));
+    assert_eq!(engine.snapshot("db", "m").await.unwrap().unwrap().version, 2);
+    assert_eq!(
+        commits(&dir.path().join("tables/db/m")),
+        ["00000000000000000000", "00000000000000000001", "00000000000000000002"]
+    );
     // Of the row that each round wrote, each flush has one.
     let flushed = stats.rows_flushed - rounds * 200;
     assert!(flushed <= stats.flushes, "{flushed} versions of one row in {} flushes", stats.flushes);

@@ -179,6 +179,33 @@ fn past_its_memory_an_aggregate_spills_or_ends() {
     assert_eq!(world.engine.spilled_bytes(), 0);
 }
 
+/// S1: footers are kept up to their limit, and read again past it; the answer is the same.
+#[test]
+fn past_their_memory_footers_are_read_again() {
+    const FILES: u64 = 16;
+    let ask = |limit: Option<u64>| {
+        let world = World::with(|settings| {
+            settings.query_footer_bytes_max = limit.map_or(settings.query_footer_bytes_max, ByteSize::new);
+        });
+        world.create("db", "m", &schema("host:tag; v:integer"));
+        for file in 0..FILES {
+            world.file("db", "m", &rows(&format!("a | {file} | {}", 1000 * file)), 2);
+        }
+        for _ in 0..2 {
+            let answer =
+                world.ask("db", "SELECT sum(v) AS s, count(DISTINCT host) AS hosts FROM m WHERE v >= 0").unwrap();
+            assert_eq!(answer, format!("s,hosts\n{},1\n", FILES * (FILES - 1) / 2));
+        }
+        world.engine.footers()
+    };
+    let (kept, bytes) = ask(None);
+    assert_eq!(kept, FILES);
+    let limit = bytes / 4;
+    let (kept, bytes) = ask(Some(limit));
+    assert!(0 < kept && kept < FILES / 2, "{kept} footers");
+    assert!(bytes <= limit, "{bytes} of {limit} bytes");
+}
+
 /// S1: rows that a query fills in are limited, before it starts where the range alone is too long.
 #[test]
 fn past_the_rows_to_fill_a_query_ends() {

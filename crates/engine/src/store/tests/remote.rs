@@ -61,25 +61,36 @@ async fn a_listing_of_many_pages_is_whole_and_in_order(place: Place) {
     assert_eq!(listed(&store, "many").await, expected);
 }
 
+/// Rows with numbers that no encoding makes smaller (splitmix64).
+fn noise(rows: i64) -> RecordBatch {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) ^ (z >> 31)) as i64
+    };
+    let values: Int64Array = (0..rows).map(|_| next()).collect();
+    let times = TimestampNanosecondArray::from_iter_values((0..rows).map(|row| row * 1_000));
+    let hosts = StringViewArray::from_iter_values((0..rows).map(|_| "a"));
+    let columns: Vec<ArrayRef> = vec![Arc::new(times), Arc::new(hosts), Arc::new(values)];
+    RecordBatch::try_new(logical_schema(&simple_schema()), columns).unwrap()
+}
+
+/// The same rows as they come from a merge.
+fn batches_of(batch: &RecordBatch) -> Vec<RecordBatch> {
+    const ROWS: usize = 64 << 10;
+    (0..batch.num_rows()).step_by(ROWS).map(|at| batch.slice(at, ROWS.min(batch.num_rows() - at))).collect()
+}
+
 /// More than two parts of an upload.
 async fn a_large_file_comes_back(place: Place) {
     const ROWS: i64 = 6 << 20;
     let store = open(&place).await;
     let table = store.create_table("db", "cpu").await.unwrap();
-    let mut state = 1_u64;
-    let mut noise = || {
-        // Numbers that no encoding makes smaller (splitmix64).
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        ((z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) ^ (z >> 31)) as i64
-    };
-    let values: Vec<i64> = (0..ROWS).map(|_| noise()).collect();
     let schema = simple_schema();
-    let times = TimestampNanosecondArray::from_iter_values((0..ROWS).map(|row| row * 1_000));
-    let hosts = StringViewArray::from_iter_values((0..ROWS).map(|_| "a"));
-    let columns: Vec<ArrayRef> = vec![Arc::new(times), Arc::new(hosts), Arc::new(Int64Array::from(values.clone()))];
-    let batch = RecordBatch::try_new(logical_schema(&schema), columns).unwrap();
-    let file = table.write_file(&schema, vec![batch]).await.unwrap();
+    let batch = noise(ROWS);
+    let values = batch.column_by_name("v").unwrap().as_primitive::<Int64Type>().values().to_vec();
+    let file = table.write_file(&schema, batches_of(&batch)).await.unwrap();
     assert!(file.file.size > 40 << 20, "{} bytes are not three parts", file.file.size);
     table.commit(Change::flush(vec![file], None)).await.unwrap();
     let other = open(&place).await.table("db", "cpu").await.unwrap().unwrap();
@@ -199,6 +210,63 @@ async fn an_upload_in_parts_survives_lost_answers_and_bodies_of_a_wrong_length()
         assert!(get.await.unwrap().unwrap() == body, "{fault:?}: what came back is not what was sent");
         store.objects().delete(&path).await.unwrap();
     }
+}
+
+/// What moto has of uploads that are neither completed nor given up.
+fn open_uploads(server: &ObjectServer) -> usize {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(b"GET /weir?uploads HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("<ListMultipartUploadsResult"), "{answer}");
+    answer.matches("<UploadId>").count()
+}
+
+/// S1: a file whose parts fail leaves no parts behind, and a large file has only a few parts on their way at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_upload_that_fails_is_given_up_and_has_few_parts_on_their_way() {
+    const ROWS: i64 = 12 << 20;
+    let network = Network::new();
+    let limits = RemoteLimits {
+        request_timeout: Duration::from_secs(60),
+        transfer_timeout: Duration::from_secs(60),
+        tries: 1,
+        ..impatient()
+    };
+    let store = network.open(limits).await;
+    let table = store.create_table("db", "cpu").await.unwrap();
+    let before = network.proxy.faulted();
+    network.proxy.set_for("partNumber=", ProxyFault::Hang);
+    let writing = tokio::spawn(async move { table.write_file(&simple_schema(), batches_of(&noise(ROWS))).await });
+    while network.proxy.faulted() < before + 4 {
+        assert!(!writing.is_finished(), "it ended while its parts hang");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(open_uploads(&network._server), 1);
+    network.proxy.set_for("partNumber=", ProxyFault::Broken);
+    let error = writing.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    let asked = network.proxy.faulted() - before;
+    assert!(asked <= 8, "{asked} parts were sent, four at once and four while those failed at the most");
+    assert_eq!(open_uploads(&network._server), 0, "its parts stay");
+
+    let table = store.table("db", "cpu").await.unwrap().unwrap();
+    let before = network.proxy.faulted();
+    network.proxy.set_for("partNumber=", ProxyFault::Hang);
+    let writing = tokio::spawn(async move { table.write_file(&simple_schema(), batches_of(&noise(ROWS))).await });
+    while network.proxy.faulted() < before + 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    writing.abort();
+    assert!(writing.await.unwrap_err().is_cancelled());
+    let given_up = async {
+        while open_uploads(&network._server) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), given_up).await.expect("an upload that nobody waits for is given up");
 }
 
 /// S1: the tries of one call and of all calls, and the breaker.
