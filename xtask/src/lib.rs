@@ -8,5 +8,6 @@
 pub mod bench;
 pub mod python;
 pub mod shell;
+pub mod slt;
 pub mod suite;
 pub mod tidy;

@@ -9,7 +9,8 @@ cargo xtask tidy               is the house as ARCHITECTURE.md says?
 cargo xtask test [STEP...]     installs what tests need, then format, lints, tidy, all tests, docs
 cargo xtask bench NAME [-- ARGS]
                                builds for release and runs bench/src/bin/NAME.rs
-cargo xtask python             makes the Python environment of the tests and prints its interpreter";
+cargo xtask python             makes the Python environment of the tests and prints its interpreter
+cargo xtask slt                fetches the SQL files of the pinned DataFusion and prints their folder";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         ["tidy"] => xtask::tidy::run(&xtask::shell::root()),
         ["test", steps @ ..] => xtask::suite::run(steps),
         ["bench", name, rest @ ..] => xtask::bench::run(name, rest.strip_prefix(&["--"]).unwrap_or(rest)),
+        ["slt"] => xtask::slt::ensure().map(|folder| println!("{}", folder.display())),
         ["python"] => xtask::python::ensure().map(|interpreter| println!("{}", interpreter.display())),
         _ => {
             eprintln!("{USAGE}");

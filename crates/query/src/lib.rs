@@ -25,6 +25,8 @@ mod show;
 mod slow;
 mod sql;
 mod statement;
+#[cfg(test)]
+mod tests;
 
 pub use datafusion::common::ScalarValue;
 pub use encode::{Encoding, encode};

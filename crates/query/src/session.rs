@@ -90,6 +90,12 @@ impl Sessions {
         })
     }
 
+    /// What each query starts from.
+    #[cfg(test)]
+    pub(crate) fn plain_state(&self) -> SessionState {
+        self.state.clone()
+    }
+
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory.reserved()
     }
