@@ -15,6 +15,7 @@ mod memory;
 mod past;
 mod planner;
 mod predicate;
+pub mod rollup;
 mod running;
 mod runs;
 mod scan;

@@ -22,6 +22,7 @@ use futures::{StreamExt, stream};
 use weir_base::{Kind, Timestamp};
 use weir_engine::operations::FilterOf;
 use weir_engine::read::Tables;
+use weir_engine::rollup::Definition;
 
 use crate::catalog::{CATALOG, QueryCatalog};
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ use crate::functions;
 use crate::memory::SharedMemory;
 use crate::planner;
 use crate::predicate;
+use crate::rollup;
 use crate::scope;
 use crate::settings::Settings;
 use crate::show;
@@ -117,7 +119,13 @@ impl Sessions {
         trace: &Trace,
     ) -> Result<(SendableRecordBatchStream, Vec<String>)> {
         let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
-        let catalog = QueryCatalog::new(tables, self.url.clone(), Arc::clone(&self.footers), &request.database);
+        let catalog = QueryCatalog::new(
+            tables,
+            self.url.clone(),
+            Arc::clone(&self.footers),
+            &request.database,
+            self.settings.query_rollups,
+        );
         trace.catalog(&catalog);
         let mut state = self.state(request, &catalog, trace)?;
         // `now()` is one time for the whole statement, by our clock.
@@ -152,6 +160,22 @@ impl Sessions {
             .build())
     }
 
+    /// The definition of a rollup by its query.
+    pub(crate) async fn define(&self, request: &Request, name: &str, on: Option<&str>) -> Result<Definition> {
+        let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
+        let (url, footers) = (self.url.clone(), Arc::clone(&self.footers));
+        let catalog = QueryCatalog::new(tables, url, footers, &request.database, false);
+        let state = self.state(request, &catalog, &Trace::default())?;
+        let Statement::Query(statement) = statement::parse(&request.sql)? else {
+            return Err(Error::invalid("a rollup is made of a SELECT"));
+        };
+        let named = state.resolve_table_references(&statement)?;
+        catalog.take_snapshots(&named).await?;
+        let plan = state.statement_to_plan(*statement).await?;
+        let plan = state.analyzer().execute_and_check(plan, state.config().options(), |_, _| {})?;
+        rollup::define(&plan, name, on, request, &state)
+    }
+
     async fn run(
         &self,
         statement: Parsed,
@@ -169,11 +193,41 @@ impl Sessions {
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         options.verify_plan(&plan)?;
         let plan = with_params(plan, request)?;
+        let plan = with_rollups(plan, state, catalog)?;
         let plan = state.create_physical_plan(&plan).await?;
         trace.plan(&plan);
         let stream = start(plan, state.task_ctx())?;
         Ok(if explains { with_notes(stream, catalog.clone()) } else { stream })
     }
+}
+
+/// The plan with rollups in the place of tables where they answer.
+fn with_rollups(plan: LogicalPlan, state: &SessionState, catalog: &QueryCatalog) -> Result<LogicalPlan> {
+    if !catalog.has_candidates() {
+        return Ok(plan);
+    }
+    let placed = |plan: &LogicalPlan| -> Result<Option<LogicalPlan>> {
+        let Some((plan, notes)) = rollup::rewrite(plan, &|table| catalog.candidates(table), state)? else {
+            return Ok(None);
+        };
+        notes.into_iter().for_each(|note| catalog.note(note));
+        Ok(Some(plan))
+    };
+    Ok(match plan {
+        LogicalPlan::Explain(mut explain) => {
+            if let Some(inner) = placed(&explain.plan)? {
+                explain.plan = Arc::new(inner);
+            }
+            LogicalPlan::Explain(explain)
+        }
+        LogicalPlan::Analyze(mut analyze) => {
+            if let Some(inner) = placed(&analyze.input)? {
+                analyze.input = Arc::new(inner);
+            }
+            LogicalPlan::Analyze(analyze)
+        }
+        plan => placed(&plan)?.unwrap_or(plan),
+    })
 }
 
 /// Removes what a process that was killed left behind. The folder belongs to one process, which holds the data folder.

@@ -19,6 +19,7 @@ mod names;
 mod params;
 mod query;
 mod request;
+mod rollups;
 mod status;
 mod tls;
 pub mod tokens;

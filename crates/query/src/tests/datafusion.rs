@@ -31,6 +31,7 @@ use object_store::memory::InMemory;
 use sqllogictest::{AsyncDB, DBOutput, parse_file};
 use weir_engine::past::{At, Past};
 use weir_engine::read::{ReadSnapshot, Tables};
+use weir_engine::rollup::Definition;
 
 use super::cells::{self, Kind};
 use super::{Failed, run};
@@ -64,6 +65,10 @@ impl Tables for NoTables {
 
     async fn snapshot_at(&self, _: &str, table: &str, _: At) -> weir_engine::Result<Past> {
         Err(weir_engine::Error::new(weir_base::Kind::NotFound, format!("no table {table}")))
+    }
+
+    async fn rollups(&self, _: &str) -> weir_engine::Result<Vec<Definition>> {
+        Ok(Vec::new())
     }
 
     fn objects(&self) -> Arc<dyn ObjectStore> {
