@@ -22,6 +22,7 @@ pub mod process;
 pub mod profile;
 pub mod query;
 pub mod report;
+pub mod rollup;
 pub mod target;
 pub mod track;
 pub mod tsbs;

@@ -200,7 +200,8 @@ pub fn starts_table(results: &Starts) -> String {
     table(&head, &rows)
 }
 
-fn median(values: &[f64]) -> f64 {
+/// The middle of some figures, the larger of two; not a number without any.
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)

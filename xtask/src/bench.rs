@@ -3,7 +3,7 @@
 use crate::shell;
 
 /// Benchmarks that watch a server from outside and so need the binary, but not our crates.
-const FROM_OUTSIDE: [&str; 5] = ["dependencies", "health", "ingest", "query", "recovery"];
+const FROM_OUTSIDE: [&str; 6] = ["dependencies", "health", "ingest", "query", "recovery", "rollup"];
 /// Benchmarks that need the binary and, as a feature, our crates and rivals that are libraries.
 const WITH_FEATURE: [&str; 1] = ["track"];
 /// What needs neither.

@@ -9,6 +9,7 @@
 pub mod bench;
 pub mod python;
 pub mod shell;
+pub mod slt;
 pub mod soak;
 pub mod suite;
 pub mod tidy;

@@ -11,7 +11,8 @@ cargo xtask soak [--minutes N] [--seed N]
                                a real server past its capacity on a failing store, 10 minutes long
 cargo xtask bench NAME [-- ARGS]
                                builds for release and runs bench/src/bin/NAME.rs
-cargo xtask python             makes the Python environment of the tests and prints its interpreter";
+cargo xtask python             makes the Python environment of the tests and prints its interpreter
+cargo xtask slt                fetches the SQL files of the pinned DataFusion and prints their folder";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         ["test", steps @ ..] => xtask::suite::run(steps),
         ["soak", flags @ ..] => xtask::soak::run_with(flags),
         ["bench", name, rest @ ..] => xtask::bench::run(name, rest.strip_prefix(&["--"]).unwrap_or(rest)),
+        ["slt"] => xtask::slt::ensure().map(|folder| println!("{}", folder.display())),
         ["python"] => xtask::python::ensure().map(|interpreter| println!("{}", interpreter.display())),
         _ => {
             eprintln!("{USAGE}");

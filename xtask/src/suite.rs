@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{python, shell, soak, tidy};
+use crate::{python, shell, slt, soak, tidy};
 
 /// Programs that builds and tests run, each with the package that has it.
 const PROGRAMS: [(&str, &str); 4] =
@@ -17,7 +17,7 @@ const PROGRAMS: [(&str, &str); 4] =
 type Step = fn() -> anyhow::Result<()>;
 
 const STEPS: [(&str, &str, Step); 9] = [
-    ("components", "programs and the Python environment that tests need", components),
+    ("components", "programs, the Python environment and the SQL files that tests need", components),
     ("format", "cargo fmt --check", format),
     ("tidy", "the house is as ARCHITECTURE.md says", || tidy::run(&shell::root())),
     ("build", "everything that the tests run", build),
@@ -71,7 +71,8 @@ fn components() -> anyhow::Result<()> {
         let mut install = apt_get(&["install", "--quiet=2", "--yes", "--no-install-recommends"]);
         shell::run(install.args(&packages)).context("a component that the tests need cannot be installed")?;
     }
-    python::ensure().map(|_| ())
+    python::ensure()?;
+    slt::ensure().map(|_| ())
 }
 
 /// Whether the system has a package, as its package manager knows.
@@ -104,8 +105,10 @@ fn build() -> anyhow::Result<()> {
 }
 
 fn test() -> anyhow::Result<()> {
-    let interpreter = python::ensure()?;
-    shell::run(shell::cargo().args(["test", "--workspace", "--no-fail-fast"]).env("WEIR_TEST_PYTHON", interpreter))
+    let (interpreter, files) = (python::ensure()?, slt::ensure()?);
+    let mut test = shell::cargo();
+    test.args(["test", "--workspace", "--no-fail-fast"]);
+    shell::run(test.env("WEIR_TEST_PYTHON", interpreter).env("WEIR_TEST_SLT", files))
 }
 
 /// How long the soak of a test run takes; `cargo xtask soak` runs it for longer.

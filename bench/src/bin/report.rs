@@ -16,6 +16,7 @@ use weir_bench::deps::{self, DepsResults};
 use weir_bench::figures::{self, Figures};
 use weir_bench::query::{self, QueryResults};
 use weir_bench::report::{self, JournalResults, Parses, Results, Starts};
+use weir_bench::rollup::{self, RollupResults};
 use weir_bench::track::{self, TrackResults};
 
 /// Writes the tables of a page from result files.
@@ -55,6 +56,11 @@ fn main() -> anyhow::Result<()> {
         let results: QueryResults = serde_json::from_str(&text)?;
         let section = section(&results.command, &results.machine, &query::table(&results));
         page = report::replace_section(&page, "query", &section)?;
+    }
+    if let Some(text) = read(&cli.results, "rollup")? {
+        let results: RollupResults = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &rollup::table(&results));
+        page = report::replace_section(&page, "rollup", &section)?;
     }
     if let Some(text) = read(&cli.results, "deps")? {
         let results: DepsResults = serde_json::from_str(&text)?;

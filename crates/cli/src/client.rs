@@ -297,13 +297,17 @@ fn kind_of_status(status: StatusCode) -> Kind {
 
 /// Copies a body to `out` as it comes.
 pub(crate) async fn copy(body: Body, out: &mut dyn std::io::Write) -> Result<()> {
+    pieces(body, |piece| Ok(out.write_all(&piece)?)).await?;
+    Ok(out.flush()?)
+}
+
+/// Hands on the pieces of a body as they come.
+pub(crate) async fn pieces(body: Body, mut each: impl FnMut(Bytes) -> Result<()>) -> Result<()> {
     let mut stream = body.into_data_stream();
-    while let Some(chunk) = stream.next().await {
-        let chunk =
-            chunk.map_err(|_| Unreachable("the answer ended early: the query failed or the server stopped".into()))?;
-        out.write_all(&chunk)?;
+    while let Some(piece) = stream.next().await {
+        let early = |_| Unreachable("the answer ended early: the query failed or the server stopped".into());
+        each(piece.map_err(early)?)?;
     }
-    out.flush()?;
     Ok(())
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) retention: Vec<Retention>,
     /// How often what is past its age is deleted.
     pub(crate) retention_every: Duration,
+    /// How often rollups are brought up to date.
+    pub(crate) rollups_every: Duration,
     /// Form of the log.
     pub(crate) log: LogFormat,
     /// Level or filter of the log.
@@ -139,6 +141,7 @@ struct RawEngine {
     undo_window_s: Option<u64>,
     vacuum_every_s: Option<u64>,
     retention_every_s: Option<u64>,
+    rollups_every_s: Option<u64>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -158,6 +161,7 @@ struct RawQuery {
     query_footer_bytes_max: Option<ByteSize>,
     query_column_bytes_max: Option<ByteSize>,
     query_gapfill_rows_max: Option<u64>,
+    query_rollups: Option<bool>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -234,6 +238,7 @@ impl Config {
             },
             retention: retentions(&raw.retention)?,
             retention_every: Duration::from_secs(3600),
+            rollups_every: Duration::from_secs(60),
             log: raw.server.log.unwrap_or(LogFormat::Text),
             log_level: raw.server.log_level.clone().unwrap_or_else(|| "info".to_owned()),
             close_timeout: Duration::from_secs(300),
@@ -306,6 +311,7 @@ impl Config {
         set(&mut query.query_slow, "query.query_slow_ms", raw.query_slow_ms, Duration::from_millis)?;
         set(&mut query.query_footer_bytes_max, "query.query_footer_bytes_max", raw.query_footer_bytes_max, |n| n)?;
         set(&mut query.query_column_bytes_max, "query.query_column_bytes_max", raw.query_column_bytes_max, |n| n)?;
+        query.query_rollups = raw.query_rollups.unwrap_or(query.query_rollups);
         set(&mut query.query_gapfill_rows_max, "query.query_gapfill_rows_max", raw.query_gapfill_rows_max, |n| n)
     }
 
@@ -340,7 +346,8 @@ impl Config {
         set(&mut engine.compact_rows, "engine.compact_rows", raw.compact_rows, |n| n)?;
         set(&mut engine.undo_window, "engine.undo_window_s", raw.undo_window_s, seconds)?;
         set(&mut engine.vacuum_every, "engine.vacuum_every_s", raw.vacuum_every_s, seconds)?;
-        set(&mut self.retention_every, "engine.retention_every_s", raw.retention_every_s, seconds)
+        set(&mut self.retention_every, "engine.retention_every_s", raw.retention_every_s, seconds)?;
+        set(&mut self.rollups_every, "engine.rollups_every_s", raw.rollups_every_s, seconds)
     }
 }
 

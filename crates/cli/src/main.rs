@@ -12,6 +12,7 @@ mod deps;
 mod doctor;
 mod embedded;
 mod exit;
+mod export;
 mod folder;
 mod journal;
 mod logging;
@@ -58,6 +59,8 @@ enum Command {
     Write(write::Args),
     /// Ask a database in SQL.
     Sql(sql::Args),
+    /// Write a table to a file: line protocol, CSV, JSON lines or Parquet.
+    Export(export::Args),
     /// Make a small database with real data and ask it three questions.
     Quickstart(quickstart::Args),
     /// List a database's tables: rows, files, bytes, overlap, oldest and newest time.
@@ -110,6 +113,7 @@ fn run(command: Command, terminal: &Terminal) -> anyhow::Result<Exit> {
         Command::Serve(args) => serve::run(&args, terminal),
         Command::Write(args) => write::run(&args, terminal),
         Command::Sql(args) => sql::run(&args, terminal),
+        Command::Export(args) => export::run(&args, terminal),
         Command::Quickstart(args) => quickstart::run(&args, terminal),
         Command::Tables(args) => tables::run(&args, terminal),
         Command::Compact(args) => tables::compact(&args, terminal),

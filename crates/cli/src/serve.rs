@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
@@ -104,11 +105,12 @@ pub(crate) async fn serve(config: &mut Config, logging: &Logging, terminal: &Ter
     let retaining = tokio::spawn(retain_always(Arc::clone(&database), config.clone(), stop.clone()));
     let (name, every) = (config.server.name.clone(), config.server.own_metrics_every);
     let measuring = tokio::spawn(weir_server::own::record(app, name, every, stop.clone()));
+    let refreshing = tokio::spawn(refresh_always(Arc::clone(&database), config.rollups_every, stop.clone()));
     signals.next().await;
     tracing::info!("stopping: running requests finish, then everything is flushed; a second signal ends at once");
     stop.cancel();
     let ending = async {
-        let _ = (draining.await, retaining.await, measuring.await);
+        let _ = (draining.await, retaining.await, measuring.await, refreshing.await);
         let stopped = serving.await.context("the server failed")?;
         if stopped.cut_off > 0 {
             tracing::warn!(connections = stopped.cut_off, "cut off at server.stop_timeout_s");
@@ -137,6 +139,25 @@ async fn retain_always(database: Arc<dyn Database>, config: Config, stop: Cancel
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(config.retention_every) => {}
+        }
+    }
+}
+
+/// Brings rollups up to date, until the server stops.
+async fn refresh_always(database: Arc<dyn Database>, every: Duration, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        let refreshed = tokio::select! {
+            () = stop.cancelled() => return,
+            refreshed = database.refresh_rollups() => refreshed,
+        };
+        match refreshed {
+            Ok(0) => {}
+            Ok(rollups) => tracing::debug!(rollups, "rollups are up to date"),
+            Err(error) => tracing::warn!(error = %weir_base::error::chain(&error), "rollups stay behind"),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::runtime;
 use crate::session::{Purpose, Session};
 use crate::terminal::Terminal;
 use crate::track::progress::{ProgressForm, Teller};
+pub(crate) use columns::RowWriter;
 pub(crate) use input::inflated;
 use lines::{Batch, Batches};
 

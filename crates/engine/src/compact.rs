@@ -36,7 +36,7 @@ pub struct Compacted {
 }
 
 impl Engine {
-    /// Merges all files of a table that may share keys, and small neighbours, until neither are left; all tables of the
+    /// Merges all files of a table that may share keys, and small neighbours, until neither are left; all tables and rollups of the
     /// database when `table` is `None`. Rows still in the buffer are not touched: flush first for a table of one row a key.
     ///
     /// # Errors
@@ -44,7 +44,10 @@ impl Engine {
     pub async fn compact(&self, database: &str, table: Option<&str>) -> Result<Compacted> {
         let names = match table {
             Some(table) => vec![table.to_owned()],
-            None => self.tables(database).await?,
+            None => {
+                let rollups = self.shared.store.tables_beginning(database, crate::rollup::PREFIX);
+                self.tables(database).await?.into_iter().chain(rollups).collect()
+            }
         };
         let mut total = Compacted::default();
         for name in names {

@@ -250,6 +250,8 @@ impl Engine {
         names.extend(
             loaded.filter(|table| table.database == database && self.is_there(table)).map(|table| table.name.clone()),
         );
+        // What rollups keep is no table that anybody made.
+        names.retain(|name| !name.starts_with(crate::rollup::PREFIX));
         Ok(names.into_iter().collect())
     }
 
@@ -327,6 +329,10 @@ impl Tables for Engine {
 
     async fn snapshot_at(&self, database: &str, table: &str, at: At) -> Result<Past> {
         Engine::snapshot_at(self, database, table, at).await
+    }
+
+    async fn rollups(&self, database: &str) -> Result<Vec<crate::rollup::Definition>> {
+        Engine::rollups(self, database).await
     }
 
     fn objects(&self) -> Arc<dyn object_store::ObjectStore> {

@@ -181,6 +181,9 @@ async fn append(
     let mut states = Vec::with_capacity(tables.len());
     let mut widens = false;
     for rows in &tables {
+        if rows.table.starts_with(crate::rollup::PREFIX) {
+            return Err(Error::invalid(format!("'{}' is a name of Weir's own: no rows are written there", rows.table)));
+        }
         let state = shared.table_or_new(database, &rows.table).await?;
         widens |= state.widened(rows, shared.config.columns_max)?.is_some();
         states.push(state);

@@ -23,6 +23,7 @@ pub mod past;
 pub mod read;
 mod recover;
 pub mod rewrite;
+pub mod rollup;
 pub mod rows;
 pub mod schema;
 pub mod series;

@@ -138,7 +138,9 @@ impl TablesTarget {
     /// # Errors
     /// `not found` when it has none; those of the store.
     pub fn drop_database_entries(&self, database: &str) -> Result<Vec<Entry>> {
-        let tables = self.runtime.block_on(self.work.engine.tables(database))?;
+        let mut tables = self.runtime.block_on(self.work.engine.tables(database))?;
+        let rollups = self.runtime.block_on(self.work.engine.rollups(database))?;
+        tables.extend(rollups.iter().map(crate::rollup::Definition::table_name));
         if tables.is_empty() {
             return Err(Error::new(Kind::NotFound, format!("there is no database '{database}'")));
         }

@@ -72,6 +72,7 @@ impl Engine {
             version,
             files: found.files.clone(),
             runs: Vec::new(),
+            committed: Some(Arc::clone(&found)),
         };
         let committed_ms = stored.commit_time(version).await?.unwrap_or_default();
         Ok(Past { snapshot, wanted, committed_ms })

@@ -11,7 +11,9 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampNanosecondTyp
 
 use crate::error::{Error, Result};
 use crate::past::{At, Past};
+use crate::rollup::Definition;
 use crate::schema::{FieldType, Role, SchemaRef, TIME, TableSchema};
+use crate::store::Snapshot;
 use crate::store::file::DataFile;
 
 pub use plan::{Part, ReadPlan, Source, Times};
@@ -42,6 +44,12 @@ pub trait Tables: Debug + Send + Sync {
     /// # Errors
     /// `not found` when there is no such table, or nothing of it is kept from then; otherwise as [`Tables::snapshot`].
     async fn snapshot_at(&self, database: &str, table: &str, at: At) -> Result<Past>;
+
+    /// The rollups of a database, by name.
+    ///
+    /// # Errors
+    /// As [`Tables::snapshot`].
+    async fn rollups(&self, database: &str) -> Result<Vec<Definition>>;
 
     /// The store that holds the files of all snapshots; paths are relative to its root.
     fn objects(&self) -> Arc<dyn object_store::ObjectStore>;
@@ -148,6 +156,8 @@ pub struct ReadSnapshot {
     pub files: Vec<Arc<DataFile>>,
     /// What is not yet in files, oldest first; newer than every file.
     pub runs: Vec<MemoryRun>,
+    /// The commit that the files are of; `None` before the first.
+    pub committed: Option<Arc<Snapshot>>,
 }
 
 /// Merges sorted inputs in the logical layout of `schema`, the oldest first, into rows of one per key.

@@ -379,8 +379,9 @@ impl TableState {
             table: self.name.clone(),
             schema,
             version: committed.as_ref().map_or(-1, |snapshot| snapshot.version),
-            files: committed.map_or_else(Vec::new, |snapshot| snapshot.files.clone()),
+            files: committed.as_ref().map_or_else(Vec::new, |snapshot| snapshot.files.clone()),
             runs: memory_runs,
+            committed,
         })
     }
 

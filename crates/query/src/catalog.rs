@@ -11,9 +11,11 @@ use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 use weir_base::Kind;
 use weir_engine::read::{ReadSnapshot, Tables};
+use weir_engine::rollup::{Definition, PREFIX, right_until};
 
 use crate::error::{Error, from_engine};
 use crate::past;
+use crate::rollup::Candidate;
 use crate::scan::{Caches, Files, SnapshotTable, StoredColumns, table_schema};
 
 /// The one catalog; databases are its schemas.
@@ -37,6 +39,10 @@ struct Shared {
     past: Mutex<Vec<String>>,
     /// Databases and their tables, listed only for a query that asks for them.
     names: OnceCell<BTreeMap<String, Vec<String>>>,
+    /// Whether rollups are looked for.
+    rollups: bool,
+    /// The rollups of tables, taken before the tables themselves, by database and table.
+    candidates: Mutex<BTreeMap<(String, String), Vec<Candidate>>>,
     /// One snapshot per table and query.
     snapshots: Mutex<BTreeMap<(String, String), Snapshot>>,
 }
@@ -45,7 +51,7 @@ struct Shared {
 type Snapshot = Arc<OnceCell<Option<Arc<SnapshotTable>>>>;
 
 impl QueryCatalog {
-    pub(crate) fn new(tables: Arc<dyn Tables>, caches: Caches, default_database: &str) -> Self {
+    pub(crate) fn new(tables: Arc<dyn Tables>, caches: Caches, default_database: &str, rollups: bool) -> Self {
         let shared = Shared {
             tables,
             caches,
@@ -53,6 +59,8 @@ impl QueryCatalog {
             notes: Arc::default(),
             past: Mutex::default(),
             names: OnceCell::new(),
+            rollups,
+            candidates: Mutex::default(),
             snapshots: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -109,17 +117,73 @@ impl QueryCatalog {
             Arc::clone(snapshots.entry(key).or_default())
         };
         let take = || async {
-            Ok(self.read(database, table).await?.map(|snapshot| {
-                let files = Files::new(
-                    table_schema(&snapshot.schema),
-                    StoredColumns::new(&snapshot.schema),
-                    self.shared.tables.objects(),
-                    self.shared.caches.clone(),
-                );
-                Arc::new(SnapshotTable::new(snapshot, files, Arc::clone(&self.shared.notes)))
-            }))
+            let rollups = self.take_rollups(database, table).await;
+            let found = self.read(database, table).await?;
+            if let Some(base) = found.as_ref().and_then(|found| found.committed.as_ref()) {
+                let right = |(definition, table): (Definition, Arc<SnapshotTable>)| {
+                    let until = right_until(table.snapshot().committed.as_ref()?, &base.folder)?;
+                    Some(Candidate { definition, table, until })
+                };
+                let found: Vec<Candidate> = rollups.into_iter().filter_map(right).collect();
+                let mut candidates = self.shared.candidates.lock().expect("no holder of this lock panics");
+                candidates.insert((database.to_owned(), table.to_owned()), found);
+            }
+            Ok(found.map(|snapshot| self.provide(snapshot)))
         };
         cell.get_or_try_init(take).await.cloned()
+    }
+
+    fn provide(&self, snapshot: ReadSnapshot) -> Arc<SnapshotTable> {
+        let files = Files::new(
+            table_schema(&snapshot.schema),
+            StoredColumns::new(&snapshot.schema),
+            self.shared.tables.objects(),
+            self.shared.caches.clone(),
+        );
+        Arc::new(SnapshotTable::new(snapshot, files, Arc::clone(&self.shared.notes)))
+    }
+
+    /// The rollups of a table. They are an aid: without them the answer is the same.
+    async fn take_rollups(&self, database: &str, table: &str) -> Vec<(Definition, Arc<SnapshotTable>)> {
+        if !self.shared.rollups || table.starts_with(PREFIX) || past::decoded(table).1.is_some() {
+            return Vec::new();
+        }
+        let tables = &self.shared.tables;
+        let take = async {
+            let mut found = Vec::new();
+            for definition in tables.rollups(database).await?.into_iter().filter(|one| one.table == table) {
+                if let Some(snapshot) = tables.snapshot(database, &definition.table_name()).await? {
+                    found.push((definition, self.provide(snapshot)));
+                }
+            }
+            Ok::<_, weir_engine::Error>(found)
+        };
+        take.await.unwrap_or_else(|error| {
+            tracing::debug!(table, error = weir_base::error::chain(&error), "rollups are left out");
+            Vec::new()
+        })
+    }
+
+    /// The rollups of a table as this query sees it.
+    pub(crate) fn candidates(&self, table: &ReadSnapshot) -> Vec<Candidate> {
+        let candidates = self.shared.candidates.lock().expect("no holder of this lock panics");
+        candidates.get(&(table.database.clone(), table.table.clone())).cloned().unwrap_or_default()
+    }
+
+    /// Whether any table of this query has a rollup.
+    pub(crate) fn has_candidates(&self) -> bool {
+        let candidates = self.shared.candidates.lock().expect("no holder of this lock panics");
+        candidates.values().any(|found| !found.is_empty())
+    }
+
+    /// The tables that this query may see.
+    pub(crate) fn visible(&self) -> &dyn Tables {
+        self.shared.tables.as_ref()
+    }
+
+    /// One more line for EXPLAIN.
+    pub(crate) fn note(&self, note: String) {
+        self.shared.notes.lock().expect("no holder of this lock panics").push(note);
     }
 
     /// What is visible of a table now, or was at the moment that its name carries.

@@ -14,6 +14,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
 
+use weir_engine::rollup;
+
 use crate::error::{Error, Result};
 use crate::statement::{NESTING_MAX, TableName, Words};
 
@@ -97,7 +99,9 @@ pub fn parse(sql: &str, database: &str, params: &[(String, ScalarValue)], now: i
     if preview && words.is(0, "ANALYZE") && ["DELETE", "DROP", "UNDO", "RESUME"].iter().any(|word| words.is(1, word)) {
         return Err(Error::invalid("EXPLAIN ANALYZE would carry the change out: use EXPLAIN"));
     }
-    let change = if words.take("UNDO") {
+    let change = if words.is(0, "DROP") && words.is(1, "ROLLUP") {
+        drop_rollup(&mut words, database)?
+    } else if words.take("UNDO") {
         undo(&mut words)?
     } else if words.take("RESUME") {
         resume(&mut words)?
@@ -107,6 +111,15 @@ pub fn parse(sql: &str, database: &str, params: &[(String, ScalarValue)], now: i
         return Ok(None);
     };
     Ok(Some(ChangeRequest { change, preview }))
+}
+
+/// What a rollup keeps is a table of its own, and dropped as one.
+fn drop_rollup(words: &mut Words, database: &str) -> Result<Change> {
+    words.take_both("DROP", "ROLLUP");
+    let if_exists = words.take_both("IF", "EXISTS");
+    let name = words.name()?;
+    words.end()?;
+    Ok(Change::DropTable { database: database.to_owned(), table: rollup::table_name(&name), if_exists })
 }
 
 fn undo(words: &mut Words) -> Result<Change> {
@@ -181,6 +194,7 @@ fn of_drop(kind: &ObjectType, if_exists: bool, names: &[ObjectName], database: &
     match kind {
         ObjectType::Table => {
             let name = table_name(name)?;
+            check_own(&name.table)?;
             let database = name.database.unwrap_or_else(|| database.to_owned());
             Ok(Change::DropTable { database, table: name.table, if_exists })
         }
@@ -189,6 +203,16 @@ fn of_drop(kind: &ObjectType, if_exists: bool, names: &[ObjectName], database: &
             _ => Err(Error::invalid(format!("'{name}' is not the name of a database"))),
         },
         other => Err(unsupported(&format!("DROP {other}"))),
+    }
+}
+
+/// Rows of a rollup change with those of its table, and it goes by DROP ROLLUP.
+fn check_own(table: &str) -> Result<()> {
+    match table.strip_prefix(rollup::PREFIX) {
+        Some(name) => Err(Error::invalid(format!(
+            "'{table}' holds rollup {name}: it is only removed whole, by DROP ROLLUP {name}"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -216,6 +240,7 @@ fn of_delete(delete: Delete, database: &str, params: &[(String, ScalarValue)], n
         return Err(unsupported(&shown));
     };
     let name = table_name(name)?;
+    check_own(&name.table)?;
     let Some(mut predicate) = delete.selection else {
         return Err(Error::invalid("a DELETE without WHERE is refused: write WHERE true, or DROP TABLE"));
     };
@@ -340,6 +365,8 @@ mod tests {
         assert_eq!(change("DROP TABLE IF EXISTS t").change, drop);
         let drop = Change::DropDatabase { database: "My db".into(), if_exists: false };
         assert_eq!(change("DROP DATABASE \"My db\"").change, drop);
+        let drop = Change::DropTable { database: "db".into(), table: "weir_rollup-h".into(), if_exists: true };
+        assert_eq!(change("DROP ROLLUP IF EXISTS h").change, drop);
         let undo = Change::Undo {
             operations: vec!["019a".into(), "019b".into()],
             only: "table=cpu".into(),
@@ -379,6 +406,8 @@ mod tests {
             ("EXPLAIN ANALYZE DROP TABLE t", "EXPLAIN"),
             ("DROP TABLE a, b", "one thing"),
             ("DROP VIEW v", "not supported"),
+            ("DROP TABLE \"weir_rollup-h\"", "DROP ROLLUP h"),
+            ("DELETE FROM \"weir_rollup-h\" WHERE true", "DROP ROLLUP h"),
             ("DROP DATABASE a.b", "not the name of a database"),
             ("UNDO OPERATION", "expected a name"),
             ("UNDO OPERATION 'a' ON DRIFT maybe", "REFUSE, SKIP or FORCE"),

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, ScalarUDFImpl};
 
-pub(crate) use bucket::{Buckets, time_nanos};
+pub(crate) use bucket::{Buckets, Width, time_nanos};
 
 use crate::{asof, gapfill};
 

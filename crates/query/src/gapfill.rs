@@ -18,6 +18,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bounds::Bounds;
 pub(crate) use exec::GapFillExec;
 pub(crate) use markers::markers;
 pub(crate) use node::{Fill, GapFill, Range};

@@ -15,6 +15,7 @@ mod memory;
 mod past;
 mod planner;
 mod predicate;
+pub mod rollup;
 mod running;
 mod runs;
 mod scan;
@@ -25,6 +26,8 @@ mod show;
 mod slow;
 mod sql;
 mod statement;
+#[cfg(test)]
+mod tests;
 
 pub use datafusion::common::ScalarValue;
 pub use encode::{Encoding, encode};

@@ -10,6 +10,7 @@ use weir_base::Kind;
 use weir_engine::Error;
 use weir_engine::past::{At, Past};
 use weir_engine::read::{ReadSnapshot, Tables};
+use weir_engine::rollup::Definition;
 
 #[derive(Debug)]
 struct Scoped {
@@ -59,6 +60,11 @@ impl Tables for Scoped {
     async fn snapshot_at(&self, database: &str, table: &str, at: At) -> Result<Past, Error> {
         self.check(database)?;
         self.tables.snapshot_at(database, table, at).await
+    }
+
+    async fn rollups(&self, database: &str) -> Result<Vec<Definition>, Error> {
+        self.check(database)?;
+        self.tables.rollups(database).await
     }
 
     fn objects(&self) -> Arc<dyn object_store::ObjectStore> {

@@ -23,6 +23,7 @@ use futures::{StreamExt, stream};
 use weir_base::{Kind, Timestamp};
 use weir_engine::operations::FilterOf;
 use weir_engine::read::Tables;
+use weir_engine::rollup::Definition;
 
 use crate::catalog::{CATALOG, QueryCatalog};
 use crate::error::{Error, Result};
@@ -30,6 +31,7 @@ use crate::functions;
 use crate::memory::SharedMemory;
 use crate::planner;
 use crate::predicate;
+use crate::rollup;
 use crate::scan::{Caches, ColumnCache};
 use crate::scope;
 use crate::settings::Settings;
@@ -94,6 +96,21 @@ impl Sessions {
         })
     }
 
+    /// What each query starts from.
+    #[cfg(test)]
+    pub(crate) fn plain_state(&self) -> SessionState {
+        self.state.clone()
+    }
+
+    fn caches(&self) -> Caches {
+        Caches {
+            url: self.url.clone(),
+            footers: Arc::clone(&self.footers),
+            columns: Arc::clone(&self.columns),
+            memory: self.settings.query_each_memory_bytes_max,
+        }
+    }
+
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory.reserved()
     }
@@ -126,13 +143,7 @@ impl Sessions {
         trace: &Trace,
     ) -> Result<(SendableRecordBatchStream, Vec<String>)> {
         let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
-        let caches = Caches {
-            url: self.url.clone(),
-            footers: Arc::clone(&self.footers),
-            columns: Arc::clone(&self.columns),
-            memory: self.settings.query_each_memory_bytes_max,
-        };
-        let catalog = QueryCatalog::new(tables, caches, &request.database);
+        let catalog = QueryCatalog::new(tables, self.caches(), &request.database, self.settings.query_rollups);
         trace.catalog(&catalog);
         let (mut state, runtime) = self.state(request, &catalog, trace)?;
         // `now()` is one time for the whole statement, by our clock.
@@ -172,6 +183,21 @@ impl Sessions {
         Ok((state, runtime))
     }
 
+    /// The definition of a rollup by its query.
+    pub(crate) async fn define(&self, request: &Request, name: &str, on: Option<&str>) -> Result<Definition> {
+        let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
+        let catalog = QueryCatalog::new(tables, self.caches(), &request.database, false);
+        let (state, _) = self.state(request, &catalog, &Trace::default())?;
+        let Statement::Query(statement) = statement::parse(&request.sql)? else {
+            return Err(Error::invalid("a rollup is made of a SELECT"));
+        };
+        let named = state.resolve_table_references(&statement)?;
+        catalog.take_snapshots(&named).await?;
+        let plan = state.statement_to_plan(*statement).await?;
+        let plan = state.analyzer().execute_and_check(plan, state.config().options(), |_, _| {})?;
+        rollup::define(&plan, name, on, request, &state)
+    }
+
     async fn run(
         &self,
         statement: Parsed,
@@ -189,6 +215,7 @@ impl Sessions {
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         options.verify_plan(&plan)?;
         let plan = with_params(plan, request)?;
+        let plan = with_rollups(plan, state, catalog)?;
         let plan = match is_simple(&plan)? {
             true => {
                 let mut state = state.clone();
@@ -201,6 +228,35 @@ impl Sessions {
         let stream = start(plan, Arc::new(TaskContext::from(state).with_runtime(runtime)))?;
         Ok(if explains { with_notes(stream, catalog.clone()) } else { stream })
     }
+}
+
+/// The plan with rollups in the place of tables where they answer.
+fn with_rollups(plan: LogicalPlan, state: &SessionState, catalog: &QueryCatalog) -> Result<LogicalPlan> {
+    if !catalog.has_candidates() {
+        return Ok(plan);
+    }
+    let placed = |plan: &LogicalPlan| -> Result<Option<LogicalPlan>> {
+        let Some((plan, notes)) = rollup::rewrite(plan, &|table| catalog.candidates(table), state)? else {
+            return Ok(None);
+        };
+        notes.into_iter().for_each(|note| catalog.note(note));
+        Ok(Some(plan))
+    };
+    Ok(match plan {
+        LogicalPlan::Explain(mut explain) => {
+            if let Some(inner) = placed(&explain.plan)? {
+                explain.plan = Arc::new(inner);
+            }
+            LogicalPlan::Explain(explain)
+        }
+        LogicalPlan::Analyze(mut analyze) => {
+            if let Some(inner) = placed(&analyze.input)? {
+                analyze.input = Arc::new(inner);
+            }
+            LogicalPlan::Analyze(analyze)
+        }
+        plan => placed(&plan)?.unwrap_or(plan),
+    })
 }
 
 /// Removes what a process that was killed left behind. The folder belongs to one process, which holds the data folder.

@@ -34,6 +34,8 @@ pub struct Settings {
     pub query_column_bytes_max: ByteSize,
     /// Rows that one query may fill into the gaps of its buckets.
     pub query_gapfill_rows_max: u64,
+    /// Whether queries use rollups by themselves.
+    pub query_rollups: bool,
 }
 
 impl Settings {
@@ -54,6 +56,7 @@ impl Settings {
             query_footer_bytes_max: ByteSize::mib(64),
             query_column_bytes_max: ByteSize::new(memory_bytes / 8),
             query_gapfill_rows_max: 100_000_000,
+            query_rollups: true,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The answers to SHOW and DESCRIBE.
 
+mod rollups;
 mod status;
 
 use std::sync::Arc;
@@ -36,6 +37,9 @@ pub(crate) async fn answer(show: &Show, catalog: &QueryCatalog, database: &str) 
                 found.push(catalog.table(database, &table).await?);
             }
             Answer::Rows(status::of(&found)?)
+        }
+        Show::Rollups(named) => {
+            Answer::Rows(rollups::of(catalog.visible(), named.as_deref().unwrap_or(database)).await?)
         }
         Show::TagKeys(named) => {
             let rows = columns(catalog, database, named.as_ref()).await?;
@@ -130,10 +134,10 @@ fn table<const N: usize>(names: &[&str; N], rows: impl IntoIterator<Item = [Stri
     Ok(RecordBatch::try_new(text_schema(names), columns.collect())?)
 }
 
-fn identifier(name: &str) -> String {
+pub(crate) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

@@ -21,6 +21,7 @@ use weir_base::id::{Uuid, uuid_v7};
 use weir_base::{Clock, Kind, Random, Retry};
 use weir_engine::operations::FilterOf;
 use weir_engine::read::Tables;
+use weir_engine::rollup::Definition;
 use weir_limits::{Admission, Permit, Priority};
 
 use crate::error::{Error, Result};
@@ -137,6 +138,14 @@ impl SqlEngine {
             batches.push(batch?);
         }
         Ok((Arc::clone(answer.schema()), batches))
+    }
+
+    /// The definition of a rollup `name` by the query of `request`, which must be about the table `on` where that is given.
+    ///
+    /// # Errors
+    /// `invalid`, saying what a rollup can be; `not found` without its table.
+    pub async fn define_rollup(&self, request: &Request, name: &str, on: Option<&str>) -> Result<Definition> {
+        self.inner.sessions.define(request, name, on).await
     }
 
     /// Makes filters of rows out of the predicates of deletes, with the functions that queries have.

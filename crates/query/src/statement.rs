@@ -33,6 +33,8 @@ pub(crate) enum Show {
     Tables(Option<String>),
     /// `SHOW TABLE STATUS [FROM database]`
     TableStatus(Option<String>),
+    /// `SHOW ROLLUPS [FROM database]`
+    Rollups(Option<String>),
     /// `SHOW TAG KEYS [FROM table]`
     TagKeys(Option<TableName>),
     /// `SHOW FIELD KEYS [FROM table]`
@@ -125,6 +127,10 @@ fn show(words: &mut Words) -> Result<Option<Show>> {
     if words.take_both("TABLE", "STATUS") {
         let named = words.take("FROM") || words.take("IN");
         return Ok(Some(Show::TableStatus(if named { Some(words.name()?) } else { None })));
+    }
+    if words.take("ROLLUPS") {
+        let named = words.take("FROM") || words.take("IN");
+        return Ok(Some(Show::Rollups(if named { Some(words.name()?) } else { None })));
     }
     if words.take("COLUMNS") {
         if !(words.take("FROM") || words.take("IN")) {
@@ -262,6 +268,7 @@ mod tests {
         assert_eq!(show("SHOW TABLES"), Show::Tables(None));
         assert_eq!(show("SHOW TABLES FROM \"my db\""), Show::Tables(Some("my db".to_owned())));
         assert_eq!(show("SHOW TABLE STATUS IN db"), Show::TableStatus(Some("db".to_owned())));
+        assert_eq!(show("SHOW ROLLUPS FROM db"), Show::Rollups(Some("db".to_owned())));
         assert_eq!(show("Show Tag Keys From Cpu"), Show::TagKeys(Some(name(None, "Cpu"))));
         assert_eq!(show("SHOW FIELD KEYS"), Show::FieldKeys(None));
         assert_eq!(show("SHOW TAG VALUES FROM db.\"a b\" WITH KEY = host"), {

@@ -215,6 +215,11 @@ pub trait Database: Send + Sync + 'static {
     /// whole hours, those over a week from whole days, so that files are rewritten seldom.
     async fn retain(&self, retention: &[Retention]) -> Result<u64>;
 
+    /// Brings every rollup up to date with what is committed of its table; returns how many were behind.
+    async fn refresh_rollups(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// How the parts are. Must not block.
     fn components(&self) -> Vec<Component>;
 

@@ -19,6 +19,7 @@ use crate::database::{
     Answer, Component, Database, Format, QueryRequest, Retention, Running, Sample, SampleKind, State, WriteSession,
 };
 use crate::error::{Error, Result};
+use crate::rollups;
 use crate::tokens::{Grant, Right};
 
 /// Failed flushes in a row after which somebody should look, and after which the store counts as gone.
@@ -53,6 +54,14 @@ impl Embedded {
 
     /// The answer to a statement: a change of tables is carried out, everything else only reads.
     async fn ask(&self, mut request: Request, actor: Option<String>, grant: Grant) -> Result<weir_query::Answer> {
+        if let Some(statement) = weir_query::rollup::parse(&request.sql).map_err(of_query)? {
+            if actor.is_none() {
+                return Err(Error::invalid("a statement that makes or refreshes a rollup must be sent by POST"));
+            }
+            grant.check(Right::Write, &request.database)?;
+            request.databases = grant.databases;
+            return Ok(self.sql.answer(rollups::run(&self.engine, &self.sql, &request, statement).await?));
+        }
         let now = self.clock.now();
         let asked =
             weir_query::change::parse(&request.sql, &request.database, &request.params, now).map_err(of_query)?;
@@ -68,7 +77,7 @@ impl Embedded {
     }
 }
 
-fn of_query(error: weir_query::Error) -> Error {
+pub(crate) fn of_query(error: weir_query::Error) -> Error {
     Error::new(error.kind(), weir_base::error::chain(&error)).with_retry(error.retry())
 }
 
@@ -102,7 +111,7 @@ fn scalar(name: String, value: Value) -> Result<(String, ScalarValue)> {
 }
 
 /// An error of the engine, passed on with its kind, whether to retry, and its causes.
-fn of_engine(error: weir_engine::Error) -> Error {
+pub(crate) fn of_engine(error: weir_engine::Error) -> Error {
     Error::new(error.kind(), weir_base::error::chain(&error)).with_retry(error.retry())
 }
 
@@ -175,6 +184,10 @@ impl Database for Embedded {
             }
         }
         Ok(rows)
+    }
+
+    async fn refresh_rollups(&self) -> Result<u64> {
+        rollups::refresh_all(&self.engine, &self.sql).await
     }
 
     fn components(&self) -> Vec<Component> {

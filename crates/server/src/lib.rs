@@ -20,6 +20,7 @@ pub mod own;
 mod params;
 mod query;
 mod request;
+mod rollups;
 mod status;
 mod tls;
 pub mod tokens;

@@ -34,29 +34,29 @@ pub(crate) struct Mapping {
 }
 
 /// Line protocol from columns, a batch at a time.
-pub(super) type Lines = Box<dyn Iterator<Item = Result<Batch>>>;
+pub(super) type Lines<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
 
 /// Of CSV with a header line.
-pub(super) fn of_csv(mut input: Box<dyn Read + Send + '_>, mapping: &Mapping, unit: i64) -> Result<Lines> {
-    let text = read_all(&mut input)?;
+pub(super) fn of_csv<'a>(input: Box<dyn Read + Send + 'a>, mapping: &Mapping, unit: i64) -> Result<Lines<'a>> {
+    let Begun { sample, whole } = begin(input)?;
     let format = arrow::csv::reader::Format::default().with_header(true);
-    let (schema, _) = format.infer_schema(sample(&text), None).context("cannot read the CSV header")?;
+    let (schema, _) = format.infer_schema(&sample[..], None).context("cannot read the CSV header")?;
     let reader = arrow::csv::ReaderBuilder::new(Arc::new(schema))
         .with_header(true)
         .with_batch_size(BATCH_ROWS)
-        .build(Cursor::new(text))
+        .build(whole)
         .context("cannot read the CSV file")?;
     lines(reader.schema(), reader.map(|batch| batch.context("cannot read the CSV file on")), mapping, unit)
 }
 
 /// Of one JSON object a line.
-pub(super) fn of_jsonl(mut input: Box<dyn Read + Send + '_>, mapping: &Mapping, unit: i64) -> Result<Lines> {
-    let text = read_all(&mut input)?;
-    let (schema, _) = arrow::json::reader::infer_json_schema(BufReader::new(sample(&text)), None)
+pub(super) fn of_jsonl<'a>(input: Box<dyn Read + Send + 'a>, mapping: &Mapping, unit: i64) -> Result<Lines<'a>> {
+    let Begun { sample, whole } = begin(input)?;
+    let (schema, _) = arrow::json::reader::infer_json_schema(BufReader::new(&sample[..]), None)
         .context("cannot read the JSON lines")?;
     let reader = arrow::json::ReaderBuilder::new(Arc::new(schema))
         .with_batch_size(BATCH_ROWS)
-        .build(Cursor::new(text))
+        .build(BufReader::new(whole))
         .context("cannot read the JSON lines")?;
     lines(
         arrow::array::RecordBatchReader::schema(&reader),
@@ -68,7 +68,7 @@ pub(super) fn of_jsonl(mut input: Box<dyn Read + Send + '_>, mapping: &Mapping, 
 
 /// Of a Parquet file, which must be a file: its index is at its end.
 #[allow(clippy::disallowed_methods, reason = "a file of the user's, not of the database")]
-pub(super) fn of_parquet(path: &Path, mapping: &Mapping, unit: i64) -> Result<Lines> {
+pub(super) fn of_parquet(path: &Path, mapping: &Mapping, unit: i64) -> Result<Lines<'static>> {
     if path == Path::new("-") {
         bail!("a Parquet file cannot come from standard input");
     }
@@ -80,27 +80,31 @@ pub(super) fn of_parquet(path: &Path, mapping: &Mapping, unit: i64) -> Result<Li
     lines(schema, reader.map(|batch| batch.context("cannot read the Parquet file on")), mapping, unit)
 }
 
-/// Text is read whole: the types of its columns need a look at its beginning, and a batch may begin anywhere.
-fn read_all(input: &mut dyn Read) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
-    input.read_to_end(&mut text).context("cannot read the file")?;
-    Ok(text)
+/// Text of which the beginning was looked at: the types of its columns come from there.
+struct Begun<'a> {
+    /// Whole lines from the beginning.
+    sample: Vec<u8>,
+    /// All of it, still to be read.
+    whole: Box<dyn Read + Send + 'a>,
 }
 
-/// Whole lines from the beginning.
-fn sample(text: &[u8]) -> &[u8] {
-    if text.len() <= SAMPLE_BYTES {
-        return text;
+/// Only the sample is held; the rest is read as it is needed.
+fn begin<'a>(mut input: Box<dyn Read + Send + 'a>) -> Result<Begun<'a>> {
+    let mut begun = Vec::new();
+    let read = input.by_ref().take(SAMPLE_BYTES as u64).read_to_end(&mut begun).context("cannot read the file")?;
+    let mut sample = begun.clone();
+    if read == SAMPLE_BYTES {
+        sample.truncate(memchr::memrchr(b'\n', &begun).map_or(SAMPLE_BYTES, |end| end + 1));
     }
-    &text[..memchr::memrchr(b'\n', &text[..SAMPLE_BYTES]).unwrap_or(SAMPLE_BYTES)]
+    Ok(Begun { sample, whole: Box::new(Cursor::new(begun).chain(input)) })
 }
 
-fn lines(
+fn lines<'a>(
     schema: SchemaRef,
-    batches: impl Iterator<Item = Result<RecordBatch>> + 'static,
+    batches: impl Iterator<Item = Result<RecordBatch>> + 'a,
     mapping: &Mapping,
     unit: i64,
-) -> Result<Lines> {
+) -> Result<Lines<'a>> {
     let writer = RowWriter::new(&schema, mapping, unit)?;
     let mut first_line = 1;
     Ok(Box::new(batches.map(move |batch| {
@@ -113,7 +117,7 @@ fn lines(
 }
 
 /// Writes rows of one schema.
-struct RowWriter {
+pub(crate) struct RowWriter {
     head: Vec<u8>,
     /// Index and `,name=`, in order of name: the canonical form, which the server recognises without sorting.
     tags: Vec<(usize, Vec<u8>)>,
@@ -124,6 +128,12 @@ struct RowWriter {
 }
 
 impl RowWriter {
+    /// Of a table of Weir's.
+    pub(crate) fn of_table(schema: &Schema, table: &str, tags: &[String]) -> Result<Self> {
+        let time = weir_engine::schema::TIME.to_owned();
+        Self::new(schema, &Mapping { table: Some(table.to_owned()), tags: tags.to_vec(), time }, 1)
+    }
+
     fn new(schema: &Schema, mapping: &Mapping, unit: i64) -> Result<Self> {
         let table = mapping.table.as_deref().context("--table is needed")?;
         let index = |name: &str| {
@@ -154,7 +164,8 @@ impl RowWriter {
         Ok(Self { head: escaped(table, b", "), tags, fields, time, unit })
     }
 
-    fn write(&self, batch: &RecordBatch) -> Result<Vec<u8>> {
+    /// The rows as lines. One without any value has none that the server takes.
+    pub(crate) fn write(&self, batch: &RecordBatch) -> Result<Vec<u8>> {
         let cast = |at: usize, to: &DataType| -> Result<ArrayRef> {
             let options = CastOptions { safe: false, ..CastOptions::default() };
             cast_with_options(batch.column(at), to, &options)
@@ -283,6 +294,22 @@ mod tests {
             "my\\ table,host=a\\ b v=1.5,n=3i,ok=true,note=\"say \\\"hi\\\"\" 1704067200500000000\n\
              my\\ table v=2,ok=false 1704067201000000000\n"
         );
+    }
+
+    /// A batch that begins behind the sample, and a line that lies across its end.
+    #[test]
+    fn text_past_the_sample_is_read_as_it_comes() {
+        let rows = 3 * SAMPLE_BYTES / 20;
+        let csv: String = std::iter::once("time,v\n".to_owned())
+            .chain((0..rows).map(|row| format!("{row},1.25000000000\n")))
+            .collect();
+        assert!(csv.len() > 2 * SAMPLE_BYTES);
+        let text = text_of(of_csv(Box::new(csv.as_bytes()), &mapping(&[], "time"), 1).unwrap());
+        assert_eq!(text.lines().count(), rows);
+        assert_eq!(text.lines().last().unwrap(), format!("my\\ table v=1.25 {}", rows - 1));
+        let json: String = (0..rows).map(|row| format!("{{\"time\": {row}, \"v\": 1.5}}\n")).collect();
+        let text = text_of(of_jsonl(Box::new(json.as_bytes()), &mapping(&[], "time"), 1).unwrap());
+        assert_eq!(text.lines().count(), rows);
     }
 
     #[test]

@@ -213,6 +213,9 @@ impl<'a> Body<'a> {
 
     /// Adds a table to the body.
     fn new_table(&mut self, name: &str) -> Step<u32> {
+        if name.starts_with(crate::rollup::PREFIX) {
+            return refuse(format!("measurements that begin with {} are Weir's own", crate::rollup::PREFIX));
+        }
         if self.tables.len() >= self.options.tables_max {
             return refuse(format!("more than {} measurements in a body (limit tables_max)", self.options.tables_max));
         }

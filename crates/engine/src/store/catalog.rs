@@ -101,6 +101,12 @@ impl Listing {
         self.by_folder.values()
     }
 
+    /// Those whose folder begins so.
+    pub(super) fn beginning(&self, folder: &str) -> impl Iterator<Item = &CatalogEntry> {
+        let from = self.by_folder.range(folder.to_owned()..);
+        from.take_while(move |(found, _)| found.starts_with(folder)).map(|(_, entry)| entry)
+    }
+
     /// The folder of the next incarnation of a table.
     fn free_folder(&self, database: &str, table: &str) -> String {
         (1..)

@@ -7,7 +7,7 @@ use weir_base::{Kind, Retry};
 
 use super::file::DataFile;
 use super::state::LogState;
-use super::table::{NewFile, Snapshot};
+use super::table::{Change, NewFile, Snapshot};
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
 
@@ -83,4 +83,15 @@ pub(super) fn check_newer(state: &LogState, seen: &Snapshot, remove: &[Arc<DataF
         }
     }
     Ok(())
+}
+
+/// What the change was decided on must be the last that its writer committed.
+pub(super) fn check_after(state: &LogState, change: &Change) -> Result<()> {
+    let (Some((app_id, _)), Some(after)) = (&change.txn, change.after) else { return Ok(()) };
+    let last = state.transactions.get(app_id).copied().unwrap_or(-1);
+    if last == after {
+        return Ok(());
+    }
+    let what = format!("'{app_id}' is at {last} and not at {after} any more: somebody else committed meanwhile");
+    Err(Error::new(Kind::Conflict, what))
 }

@@ -191,6 +191,14 @@ impl Store {
         self.catalog.listing().entries().filter(|entry| entry.state == TableState::Live).cloned().collect()
     }
 
+    /// The names of live tables of a database that begin with `prefix`, which is plain: of `a-z`, `0-9`, `_` and `-`.
+    pub fn tables_beginning(&self, database: &str, prefix: &str) -> Vec<String> {
+        let listing = self.catalog.listing();
+        let folder = names::table_folder(database, prefix, 1);
+        let found = listing.beginning(&folder);
+        found.filter(|entry| entry.state == TableState::Live).map(|entry| entry.table.clone()).collect()
+    }
+
     /// All tables, also dropped ones.
     pub fn tables_with_dropped(&self) -> Vec<CatalogEntry> {
         self.catalog.listing().entries().cloned().collect()

@@ -13,7 +13,7 @@ use weir_base::Kind;
 use weir_base::checksum::hex;
 
 use super::action::{self, Add, CommitInfo, Format, Line, Metadata, Txn};
-use super::check::{check_adjacent, check_newer, live_of, merge_schema};
+use super::check::{check_adjacent, check_after, check_newer, live_of, merge_schema};
 use super::encode::Encoder;
 use super::file::DataFile;
 use super::layout;
@@ -28,6 +28,8 @@ use crate::schema::{SchemaRef, TIME, TableSchema};
 /// A table is checkpointed when its version is a multiple of this.
 const CHECKPOINT_EVERY: i64 = 50;
 const READ_BATCH_ROWS: usize = 8192;
+/// Where the metadata of a table keeps the definition of a rollup.
+const ROLLUP: &str = "weir.rollup";
 
 /// A table as of one version. Immutable and cheap to hold.
 #[derive(Debug, Clone)]
@@ -42,6 +44,10 @@ pub struct Snapshot {
     pub transactions: HashMap<String, i64>,
     /// When each step of an operation was committed, by its `txn`; milliseconds since 1970 UTC.
     pub step_times: HashMap<String, i64>,
+    /// The folder, from the root of the store.
+    pub folder: Arc<str>,
+    /// The definition of a rollup, where the table is one.
+    pub rollup: Option<Arc<str>>,
 }
 
 /// One of the commits of an operation that can be undone: 1 is its effect, 2 the undo, 3 the undo of that, and so on. Each is
@@ -102,6 +108,10 @@ pub struct Change {
     pub step: Option<Step>,
     /// What a rewrite was decided on: it is refused when a file came since that may share keys with an added one and is not newer.
     pub seen: Option<Arc<Snapshot>>,
+    /// The number that must be on record for the writer of `txn`, -1 for none: what the change was decided on.
+    pub after: Option<i64>,
+    /// The definition of a rollup, in the first commit of its table.
+    pub rollup: Option<String>,
     /// Why.
     pub operation: Operation,
 }
@@ -236,6 +246,7 @@ impl Table {
         {
             return Ok(Planned::Done);
         }
+        check_after(state, change)?;
         if let Some(step) = &change.step {
             if state.transactions.contains_key(&step.app_id()) {
                 return Ok(Planned::Done);
@@ -258,7 +269,7 @@ impl Table {
             lines.push(Line { protocol: Some(PROTOCOL), ..Line::default() });
         }
         let schema = self.plan_schema(state, change, &mut lines)?;
-        if change.operation == Operation::Schema && lines.is_empty() {
+        if change.operation == Operation::Schema && !lines.iter().any(|line| line.meta_data.is_some()) {
             return Ok(Planned::Done);
         }
         if let Some((app_id, version)) = &change.txn {
@@ -312,7 +323,10 @@ impl Table {
         let sub_micro = state.sub_micro || change.add.iter().any(|new| new.file.sub_micro() != Some(false));
         let old = state.metadata.as_ref();
         if old.is_none() || sub_micro != state.sub_micro || schema.columns().len() != state.schema.columns().len() {
-            let metadata = self.metadata(old, &schema, sub_micro)?;
+            let mut metadata = self.metadata(old, &schema, sub_micro)?;
+            if let Some(definition) = change.rollup.as_ref().filter(|_| old.is_none()) {
+                metadata.configuration.insert(ROLLUP.to_owned(), Some(definition.clone()));
+            }
             lines.push(Line { meta_data: Some(metadata), ..Line::default() });
         }
         Ok(schema)
@@ -514,6 +528,12 @@ impl Snapshot {
             files: state.files.iter().map(|live| Arc::clone(&live.file)).collect(),
             transactions: state.transactions.clone(),
             step_times: state.step_times.clone(),
+            folder: Arc::clone(&state.folder),
+            rollup: state
+                .metadata
+                .as_ref()
+                .and_then(|metadata| metadata.configuration.get(ROLLUP)?.as_deref())
+                .map(Arc::from),
         }
     }
 }
@@ -521,20 +541,19 @@ impl Snapshot {
 impl Change {
     /// A change that adds new rows.
     pub fn flush(add: Vec<NewFile>, txn: Option<(String, i64)>) -> Self {
-        let operation = Operation::Flush;
-        Self { add, remove: Vec::new(), schema: None, txn, step: None, seen: None, operation }
+        let (remove, operation) = (Vec::new(), Operation::Flush);
+        Self { add, remove, schema: None, txn, step: None, seen: None, after: None, rollup: None, operation }
     }
 
     /// A change that replaces files by their merged rows.
     pub fn compaction(remove: Vec<Arc<DataFile>>, add: Vec<NewFile>) -> Self {
-        let operation = Operation::Compaction;
-        Self { add, remove, schema: None, txn: None, step: None, seen: None, operation }
+        Self { remove, operation: Operation::Compaction, ..Self::flush(add, None) }
     }
 
     /// A change that replaces files by what a step of an operation makes of their rows, decided on `seen`.
     pub fn rewrite(word: &str, step: Step, seen: Arc<Snapshot>, remove: Vec<Arc<DataFile>>, add: Vec<NewFile>) -> Self {
         let (step, seen, operation) = (Some(step), Some(seen), Operation::Rewrite(word.to_owned()));
-        Self { add, remove, schema: None, txn: None, step, seen, operation }
+        Self { remove, step, seen, operation, ..Self::flush(add, None) }
     }
 
     /// A change that adds columns.

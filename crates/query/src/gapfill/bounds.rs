@@ -16,12 +16,20 @@ use crate::functions::time_nanos;
 
 /// The first and last time that rows can have, in nanoseconds since 1970, as far as predicates say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Bounds {
-    pub(super) lower: Option<i128>,
-    pub(super) upper: Option<i128>,
+pub(crate) struct Bounds {
+    pub(crate) lower: Option<i128>,
+    pub(crate) upper: Option<i128>,
 }
 
 impl Bounds {
+    /// What one predicate says, which is simplified and about the column `time` alone; nothing when it is no comparison with a
+    /// constant. What is said is all that it says.
+    pub(crate) fn of(predicate: &Expr, time: &Column, plan: &LogicalPlan) -> Result<Self> {
+        let mut bounds = Self::default();
+        bounds.narrow(predicate, time, plan)?;
+        Ok(bounds)
+    }
+
     /// Of the column `time` of a plan. Every row of the plan satisfies the predicates that are looked at.
     pub(super) fn find(plan: &LogicalPlan, time: &Column, config: &dyn OptimizerConfig) -> Result<Self> {
         let mut bounds = Self::default();

@@ -8,4 +8,5 @@ mod limits;
 mod oracle;
 mod past;
 mod pruning;
+mod rollup;
 mod world;

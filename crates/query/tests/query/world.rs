@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use weir_base::{OsRandom, SystemClock};
 use weir_engine::past::{At, Past};
 use weir_engine::read::{MemoryRun, ReadSnapshot, Tables, logical_schema};
+use weir_engine::rollup::Definition;
 use weir_engine::schema::{FieldType, Role, TableSchema};
 use weir_engine::store::file::{DataFile, TagRange};
 use weir_engine::store::layout::{has_sub_micro, to_stored};
@@ -72,6 +73,10 @@ impl Tables for FakeTables {
         Ok(Past { snapshot: snapshot.clone(), wanted, committed_ms: version * 1000 })
     }
 
+    async fn rollups(&self, _: &str) -> weir_engine::Result<Vec<Definition>> {
+        Ok(Vec::new())
+    }
+
     fn objects(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.objects) as _
     }
@@ -106,6 +111,7 @@ impl World {
             version: -1,
             files: Vec::new(),
             runs: Vec::new(),
+            committed: None,
         };
         self.tables.tables.lock().unwrap().insert((database.to_owned(), table.to_owned()), snapshot);
     }
