@@ -7,6 +7,7 @@ mod asof;
 mod calendar;
 mod catalog;
 pub mod change;
+mod count;
 pub mod encode;
 mod error;
 mod functions;

@@ -160,7 +160,7 @@ impl RunsExec {
 
     /// The states of the runs of all units of a partition.
     fn direct(&self, direct: Direct, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let selection = direct.selection(partition, Arc::clone(&context))?;
+        let selection = Box::new(direct.selection(partition, Arc::clone(&context))?);
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let state = (self.clone(), direct, Stage::Units { selection, begun: false }, metrics);
         let batches = futures::stream::try_unfold(state, move |(runs, direct, stage, metrics)| {
@@ -242,7 +242,7 @@ fn replaced(aggregate: &AggregateExec, children: Vec<Arc<dyn ExecutionPlan>>) ->
 enum Stage {
     /// Units of the cache of columns; whether states of one were handed on.
     Units {
-        selection: Selection,
+        selection: Box<Selection>,
         begun: bool,
     },
     Rest(SendableRecordBatchStream),

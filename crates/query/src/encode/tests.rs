@@ -6,6 +6,8 @@ use arrow::array::{
 };
 use arrow::datatypes::Int32Type;
 
+use arrow::datatypes::Field;
+
 use super::*;
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {

@@ -167,6 +167,7 @@ fn is_bound(expr: &Arc<dyn PhysicalExpr>) -> bool {
 
 /// A range of times outside which the expression holds for no row.
 pub(crate) fn times_of(expr: &Arc<dyn PhysicalExpr>) -> Times {
+    #[allow(clippy::reversed_empty_ranges, reason = "no time at all")]
     const NONE: Times = 1..=0;
     const ALL: Times = i64::MIN..=i64::MAX;
     if let Some((operator, time)) = time_comparison(expr) {

@@ -165,7 +165,7 @@ impl Selection {
 
     /// The next unit that has rows left; `None` when there are no more.
     pub(crate) async fn next(&mut self) -> Result<Option<Selected>> {
-        while let Some((unit, rows)) = self.share.next() {
+        for (unit, rows) in self.share.by_ref() {
             if rows.is_empty() {
                 continue;
             }
