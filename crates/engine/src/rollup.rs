@@ -22,7 +22,7 @@ use crate::store::{Change, FileWriter, NewFile, Snapshot, Table};
 pub const PREFIX: &str = "weir_rollup-";
 /// The column that counts the rows of a bucket; 0 where there are none any more.
 pub const ROWS: &str = "weir_rows";
-/// How the `txn` of a rollup begins; the folder of the base table follows.
+/// How the `txn` of a rollup begins; the number of the generation and the folder of the base table follow.
 const TXN: &str = "weir-rollup/";
 /// Rows in a file.
 const FILE_ROWS: u64 = 1 << 20;
@@ -195,13 +195,29 @@ pub fn table_name(rollup: &str) -> String {
     format!("{PREFIX}{rollup}")
 }
 
-/// Up to which version of the table in `base_folder` a rollup is right; `None` when it has never been.
+/// Up to which version of the table in `base_folder` a rollup is right; `None` when its rows are not of that table.
 pub fn right_until(rollup: &Snapshot, base_folder: &str) -> Option<i64> {
-    rollup.transactions.get(&app_id(base_folder)).copied()
+    match generation(rollup).1[..] {
+        [(folder, version)] if folder == base_folder => Some(version),
+        _ => None,
+    }
 }
 
-fn app_id(base_folder: &str) -> String {
-    format!("{TXN}{base_folder}")
+/// The newest generation of a rollup's rows, and of which table they are up to which version. Another begins when the base table is
+/// another one of its name; what was said of an earlier one means nothing any more, also when that table comes back.
+fn generation(rollup: &Snapshot) -> (u64, Vec<(&str, i64)>) {
+    let mut newest = (0, Vec::new());
+    for (app_id, version) in &rollup.transactions {
+        let Some((number, folder)) = app_id.strip_prefix(TXN).and_then(|rest| rest.split_once('/')) else { continue };
+        let Ok(number) = number.parse::<u64>() else { continue };
+        if number > newest.0 {
+            newest = (number, Vec::new());
+        }
+        if number == newest.0 {
+            newest.1.push((folder, *version));
+        }
+    }
+    newest
 }
 
 /// Times, both ends included, outside which a table holds what it held at a version; `None` when rows were removed or
@@ -238,7 +254,7 @@ pub struct Work {
     pub rows: u64,
     /// See `rows`.
     pub span: (i64, i64),
-    base_folder: String,
+    app_id: String,
 }
 
 impl Engine {
@@ -291,31 +307,30 @@ impl Engine {
         // A base without a commit has everything in the buffer.
         let (Some(base), Some(rollup)) = (base.stored(), rollup.stored()) else { return Ok(None) };
         let (committed, rolled) = (base.refresh().await?, rollup.refresh().await?);
-        let from = right_until(&rolled, base.folder()).unwrap_or(-1);
+        let right = right_until(&rolled, base.folder());
+        let from = right.unwrap_or(-1);
         if committed.version <= from {
             return Ok(None);
         }
-        let (times, complete) = match self.times_since(&base, &committed, from).await? {
-            Some(times) if !self.holds_others(&rolled, base.folder()) => (times, false),
-            _ => (vec![(i64::MIN, i64::MAX)], true),
+        let everything = || vec![(i64::MIN, i64::MAX)];
+        let times = match right {
+            Some(from) => self.times_since(&base, &committed, from).await?.unwrap_or_else(everything),
+            // Also the keys of rows that are of another table.
+            None => everything(),
         };
-        if times.is_empty() && !complete {
+        if times.is_empty() {
             return Ok(None);
         }
+        let newest = generation(&rolled).0;
+        let number = if right.is_some() { newest } else { newest + 1 };
+        let app_id = format!("{TXN}{number}/{}", base.folder());
         let touched =
             |file: &&Arc<DataFile>| times.iter().any(|(first, last)| *first <= file.time_max && file.time_min <= *last);
         let meant: Vec<_> = committed.files.iter().filter(touched).collect();
         let rows = meant.iter().map(|file| file.rows).sum();
         let first = meant.iter().map(|file| file.time_min).min().unwrap_or_default();
         let last = meant.iter().map(|file| file.time_max).max().unwrap_or_default();
-        let base_folder = base.folder().to_owned();
-        Ok(Some(Work { from, to: committed.version, times, rows, span: (first, last), base_folder }))
-    }
-
-    /// Whether rows of a rollup came from another table of the name, which was dropped, and none from this one.
-    fn holds_others(&self, rolled: &Snapshot, base_folder: &str) -> bool {
-        let of_this = app_id(base_folder);
-        rolled.transactions.keys().any(|app_id| app_id.starts_with(TXN) && *app_id != of_this)
+        Ok(Some(Work { from, to: committed.version, times, rows, span: (first, last), app_id }))
     }
 
     /// The times at which a table may differ from its version `from`; `None` when that is not known any more.
@@ -401,7 +416,7 @@ impl RollupWriter {
     pub async fn commit(mut self, work: &Work) -> Result<u64> {
         self.end_file().await?;
         let rows = self.done.iter().map(|new| new.file.rows).sum();
-        let txn = (app_id(&work.base_folder), work.to);
+        let txn = (work.app_id.clone(), work.to);
         let change = Change { after: Some(work.from), ..Change::flush(self.done, Some(txn)) };
         self.table.commit(change).await?;
         if let Some(state) = self.engine.shared.table(&self.database, self.table.name()).await? {

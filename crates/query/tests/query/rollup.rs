@@ -177,6 +177,7 @@ async fn play(steps: &[Step]) {
     both.write("m,host=a,region=x v=1.5,n=2i,u=3u,s=\"t\",b=true 0\n").await;
     both.create("hourly", HOURLY).await.unwrap();
     both.create("daily", DAILY).await.unwrap();
+    let mut dropped: Vec<String> = Vec::new();
     // An operation and its next step.
     let mut last: Option<(String, u32)> = None;
     for (number, step) in steps.iter().enumerate() {
@@ -213,11 +214,18 @@ async fn play(steps: &[Step]) {
                 }
             }
             Step::DropAndBack => {
+                // The table of now, or one that was dropped before.
                 if let Ok(entry) = both.engine.drop_table("db", "m", "drop").await {
-                    both.engine.undrop_folder(&entry.folder, "undrop").await.unwrap();
+                    let back = dropped.pop().unwrap_or_else(|| entry.folder.clone());
+                    both.engine.undrop_folder(&back, "undrop").await.unwrap();
+                    if back != entry.folder {
+                        dropped.push(entry.folder);
+                    }
                 }
             }
-            Step::Drop => drop(both.engine.drop_table("db", "m", "drop").await),
+            Step::Drop => {
+                dropped.extend(both.engine.drop_table("db", "m", "drop").await.ok().map(|entry| entry.folder));
+            }
         }
         for question in QUESTIONS {
             both.same(question).await;
@@ -332,13 +340,25 @@ fn another_table_of_the_name_starts_anew() {
         both.engine.undrop_folder(&entry.folder, "back").await.unwrap();
         assert!(both.uses(count).await);
         assert_eq!(both.same(count).await.lines().last(), Some("8640"));
-        both.engine.drop_table("db", "m", "drop again").await.unwrap();
+        let first = both.engine.drop_table("db", "m", "drop again").await.unwrap();
         both.write("m,host=a,region=x v=1,n=1i,u=1u,s=\"t\",b=true 0\n").await;
         both.engine.flush(None).await.unwrap();
         assert!(!both.uses(count).await);
         assert_eq!(both.same(count).await.lines().last(), Some("1"));
         assert!(both.refresh("hourly").await && both.uses(count).await);
         assert_eq!(both.same(count).await.lines().last(), Some("1"));
+        // From now on only what changes is summed up again.
+        both.write("m,host=a,region=x v=1 1\n").await;
+        both.engine.flush(None).await.unwrap();
+        let hourly = both.engine.rollups("db").await.unwrap().pop().unwrap();
+        assert_eq!(both.engine.rollup_work("db", &hourly).await.unwrap().unwrap().times, [(1, 1)]);
+        // The first table is back: the rollup holds rows of the second.
+        both.engine.drop_table("db", "m", "drop the second").await.unwrap();
+        both.engine.undrop_folder(&first.folder, "back again").await.unwrap();
+        assert!(!both.uses(count).await);
+        assert_eq!(both.same(count).await.lines().last(), Some("8640"));
+        assert!(both.refresh("hourly").await && both.uses(count).await);
+        assert_eq!(both.same(count).await.lines().last(), Some("8640"));
     });
 }
 
