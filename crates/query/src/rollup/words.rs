@@ -1,6 +1,6 @@
 //! Statements about rollups.
 
-use datafusion::sql::sqlparser::ast::Query;
+use datafusion::sql::sqlparser::ast::{Query, SetExpr};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -65,6 +65,9 @@ fn create(sql: &str) -> Result<RollupStatement> {
     while parser.consume_token(&Token::SemiColon) {}
     parser.expect_token(&Token::EOF).map_err(wrong)?;
     check_name(&name)?;
+    if !matches!(*query.body, SetExpr::Select(_)) {
+        return Err(Error::invalid("a rollup is made of a SELECT"));
+    }
     Ok(RollupStatement::Create { name, if_not_exists, on, query: query.to_string() })
 }
 
@@ -102,7 +105,7 @@ mod tests {
         for (sql, told) in [
             ("CREATE ROLLUP h SELECT 1", "AS"),
             ("CREATE ROLLUP \"a b\" AS SELECT 1", "is not a name"),
-            ("CREATE ROLLUP h AS SELECT 1; DROP TABLE t", "end of statement"),
+            ("CREATE ROLLUP h AS SELECT 1; DROP TABLE t", "expected: EOF"),
             ("CREATE ROLLUP h AS DELETE FROM t", "SELECT"),
             ("REFRESH ROLLUP", "expected a name"),
             ("REFRESH ROLLUP h now", "unexpected"),
