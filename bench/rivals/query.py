@@ -205,7 +205,7 @@ def main():
         else:
             engines.append({"polars": Polars, "datafusion": DataFusion}[name](file))
     shapes = Shapes(args.hosts, args.hours, 7)
-    times = {}
+    times, cold = {}, {}
     for number in range(args.rounds + 1):
         for shape, sql in shapes.draw().items():
             order = engines[number % len(engines):] + engines[:number % len(engines)]
@@ -216,12 +216,15 @@ def main():
                 took = time.perf_counter() - begin
                 if number > 0:
                     times.setdefault(shape, {}).setdefault(engine.name, []).append(took * 1000)
+                else:
+                    # The first of all questions: nothing is decoded yet, though the files may be in the page cache.
+                    cold.setdefault(shape, {})[engine.name] = took * 1000
             for name, answer in answers.items():
                 check(shape, name, answer, answers[engines[0].name])
     size = lambda path: os.path.getsize(path) if os.path.exists(path) else None
     versions = {"duckdb": duckdb.__version__, "polars": polars.__version__, "datafusion": datafusion.__version__}
     medians = {shape: {name: statistics.median(of) for name, of in by.items()} for shape, by in times.items()}
-    json.dump({"medians_ms": medians, "bytes": {"duckdb": size(own), "parquet": size(file)}, "versions": versions, "rounds": args.rounds},
+    json.dump({"medians_ms": medians, "cold_ms": cold, "bytes": {"duckdb": size(own), "parquet": size(file)}, "versions": versions, "rounds": args.rounds},
               sys.stdout)
 
 

@@ -11,6 +11,9 @@ use crate::report;
 pub struct Asked {
     /// Milliseconds by question and engine.
     pub medians_ms: BTreeMap<String, BTreeMap<String, f64>>,
+    /// The same of the round before the first that counts, in which nothing had been asked yet.
+    #[serde(default)]
+    pub cold_ms: BTreeMap<String, BTreeMap<String, f64>>,
     /// Bytes on disk of the rivals' forms.
     pub bytes: BTreeMap<String, Option<u64>>,
     /// Versions of the rivals.
@@ -58,7 +61,7 @@ pub fn table(results: &QueryResults) -> String {
         ENGINES.into_iter().filter(|engine| asked.medians_ms.values().any(|of| of.contains_key(*engine))).collect();
     let mut head = vec!["median ms"];
     head.extend(&engines);
-    head.push("duckdb / weir");
+    head.extend(["duckdb / weir", "weir cold", "duckdb cold"]);
     let mut rows = Vec::new();
     let mut ratios: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for shape in ORDER {
@@ -72,6 +75,10 @@ pub fn table(results: &QueryResults) -> String {
         }
         let ratio = of.get("duckdb").zip(of.get("weir")).map(|(theirs, ours)| format!("{:.2}", theirs / ours));
         row.push(ratio.unwrap_or_default());
+        for engine in ["weir", "duckdb"] {
+            let cold = asked.cold_ms.get(shape).and_then(|of| of.get(engine));
+            row.push(cold.map_or_else(String::new, |ms| format!("{ms:.1}")));
+        }
         rows.push(row);
     }
     let mut last = vec!["time over weir's, geometric mean".to_owned()];
@@ -80,7 +87,7 @@ pub fn table(results: &QueryResults) -> String {
         let mean = (of.iter().map(|ratio| ratio.ln()).sum::<f64>() / of.len().max(1) as f64).exp();
         last.push(format!("{mean:.2}"));
     }
-    last.push(String::new());
+    last.extend([String::new(), String::new(), String::new()]);
     rows.push(last);
     let mib = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
     let theirs: Vec<String> =

@@ -2,9 +2,9 @@
 //!
 //! `WEIR_TEST_SLT` names their folder; without it `cargo xtask slt` is asked. Queries are read and planned as those of
 //! Weir; what they are about is made by the files themselves with statements that Weir does not have (CREATE TABLE, INSERT,
-//! SET), and these go to DataFusion. Three settings are those that the files were written for: names without quotes are
-//! lower-case, plans have four partitions, and Parquet filters are not pushed down unless a file says so. Files are written
-//! to an object store in memory.
+//! SET), and these go to DataFusion. Four settings are those that the files were written for: names without quotes are
+//! lower-case, plans have four partitions over which rows are spread in turns, and Parquet filters are not pushed down
+//! unless a file says so. Files are written to an object store in memory.
 //!
 //! `tests/slt/datafusion.txt` lists what does not apply and why, a file or a line of one. What is listed and passes fails
 //! the test, as does what is not listed and fails.
@@ -87,6 +87,7 @@ fn session() -> SessionContext {
     options.execution.parquet.pushdown_filters = false;
     options.execution.parquet.reorder_filters = false;
     options.catalog.information_schema = false;
+    options.optimizer.enable_round_robin_repartition = true;
     let runtime = Arc::new(RuntimeEnv::default());
     runtime.register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), Arc::new(InMemory::new()));
     let catalog = MemoryCatalogProvider::new();
