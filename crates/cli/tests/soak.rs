@@ -36,10 +36,11 @@ const BUFFER_BYTES_MAX: u64 = 4 * MIB;
 const TEXT_BYTES_TOTAL_MAX: u64 = 16 * MIB;
 const QUERY_BYTES_MAX: u64 = 64 * MIB;
 const FOOTER_BYTES_MAX: u64 = 2 * MIB;
+const COLUMN_BYTES_MAX: u64 = 16 * MIB;
 /// What the limits allow besides what an idle server takes: each of them twice, since the allocator keeps what was freed in each of its arenas, and room for
 /// what none of them counts: files and answers on their way, a merge of `compact_rows`, stacks, the log's frames.
 const GROWTH_BYTES_MAX: u64 =
-    2 * (BUFFER_BYTES_MAX + TEXT_BYTES_TOTAL_MAX + QUERY_BYTES_MAX + FOOTER_BYTES_MAX) + 160 * MIB;
+    2 * (BUFFER_BYTES_MAX + TEXT_BYTES_TOTAL_MAX + QUERY_BYTES_MAX + FOOTER_BYTES_MAX + COLUMN_BYTES_MAX) + 160 * MIB;
 
 /// A number from the environment, as `cargo xtask soak` sets it.
 fn setting(name: &str, default: u64) -> u64 {
@@ -57,12 +58,13 @@ fn start(folder: &Path, name: &str, objects: &ObjectServer, through: &Proxy) -> 
          store_connect_timeout_ms = 5000\nstore_request_timeout_ms = 5000\nstore_transfer_timeout_ms = 15000\n\
          store_breaker_open_ms = 200\n\
          [query]\nquery_memory_bytes_max = \"{} MiB\"\nquery_running_max = 2\nquery_waiting_max = 1\nquery_wait_s = 1\n\
-         query_footer_bytes_max = \"{} MiB\"\n[store]\n{options}",
+         query_footer_bytes_max = \"{} MiB\"\nquery_column_bytes_max = \"{} MiB\"\n[store]\n{options}",
         TEXT_BYTES_TOTAL_MAX / MIB,
         objects.location,
         BUFFER_BYTES_MAX / MIB,
         QUERY_BYTES_MAX / MIB,
         FOOTER_BYTES_MAX / MIB,
+        COLUMN_BYTES_MAX / MIB,
     );
     let config = folder.join(format!("{name}.toml"));
     std::fs::write(&config, settings).unwrap();
@@ -214,7 +216,7 @@ fn tell(when: &str, course: &Course, server: &Weir) {
     let mebibytes = |name| server.metric(name) as u64 / MIB;
     println!(
         "soak: {when}: {rows} rows acknowledged, {} writes refused, {} questions answered and {} refused, {} looks at health, {} MiB \
-         (buffer {}, queries {}, footers {})",
+         (buffer {}, queries {}, footers {}, columns {})",
         read(&course.refused),
         read(&course.answers),
         read(&course.questions_refused),
@@ -223,6 +225,7 @@ fn tell(when: &str, course: &Course, server: &Weir) {
         mebibytes("weir_buffer_bytes"),
         mebibytes("weir_query_memory_bytes"),
         mebibytes("weir_query_footer_bytes"),
+        mebibytes("weir_query_column_bytes"),
     );
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A file never changes once it is committed, so a column of one of its row groups, decoded once, is right for as long as anything names
 //! the file (C1: the cache is a matter of speed). Files are sorted by tags and time, which the decoded form keeps: a tag is a value for each
-//! run of rows ([`column`]), times ascend in stretches. A predicate on a tag is therefore asked once a run and a bound of time is found by
+//! run of rows ([`mod@column`]), times ascend in stretches. A predicate on a tag is therefore asked once a run and a bound of time is found by
 //! halving ([`select`]); only a predicate on a field looks at rows, and only then are the other columns touched.
 //!
 //! A scan takes this way when its columns are a small enough part of the cache ([`HotFiles::fits`]); else it reads Parquet as it comes.
