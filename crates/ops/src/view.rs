@@ -96,11 +96,12 @@ impl View {
     /// # Errors
     /// `NotFound` when there is none, `Damaged`, `Unavailable`.
     pub fn open(env: Env, dir: &Path) -> Result<Self> {
-        let reader = Reader::open(env.journal.clone(), &log_dir(dir)).map_err(|error| match error.kind() {
+        let none = |error: Error| match error.kind() {
             Kind::NotFound => Error::new(Kind::NotFound, format!("no history of operations in {}", dir.display())),
-            _ => error.into(),
-        })?;
-        let id = history_id(&reader)?;
+            _ => error,
+        };
+        let reader = Reader::open(env.journal.clone(), &log_dir(dir)).map_err(|error| none(error.into()))?;
+        let id = history_id(&reader).map_err(none)?;
         Ok(Self { env, dir: dir.to_path_buf(), reader, id, memory_bytes_max: MEMORY_BYTES_MAX })
     }
 
@@ -331,13 +332,18 @@ pub(crate) fn parse_id(key: &[u8]) -> Result<Uuid> {
         .map_err(|error| Error::wrap(Kind::Damaged, "a record of the history has a key that is no id", error))
 }
 
-/// The id of a history, from its first record.
+/// The id of a history, from its first record; `NotFound` while it has none: its writer is about to write that, or died before.
 pub(crate) fn history_id(reader: &Reader) -> Result<Uuid> {
-    let mut records = reader.query(Query { kinds: vec![1], salvage: true, ..Query::default() });
+    let mut is_empty = true;
+    let mut records = reader.query(Query { salvage: true, ..Query::default() });
     while let Some(record) = records.next_ref()? {
         if let Some(Event::History { id }) = Event::parse(record.kind, record.payload)? {
             return Ok(id);
         }
+        is_empty = false;
+    }
+    if is_empty && records.lost().is_empty() {
+        return Err(Error::new(Kind::NotFound, "the history has no record yet"));
     }
     Err(Error::new(Kind::Damaged, "the record that names this history is lost"))
 }

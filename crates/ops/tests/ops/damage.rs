@@ -39,6 +39,19 @@ fn forked(world: &World, seed: u64) -> World {
     World { disk: world.disk.fork(seed), clock: std::sync::Arc::default(), seed }
 }
 
+/// What a reader meets beside a server that makes its history, and after one that died doing it.
+#[test]
+fn a_history_without_its_first_record_is_none_yet() {
+    let world = World::new(1);
+    let log = Path::new(DIR).join("log");
+    let (journal, _) =
+        weir_journal::Journal::open(world.env().journal, &log, "test", weir_journal::Options::default()).unwrap();
+    let error = View::open(world.env(), Path::new(DIR)).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound, "{error}");
+    journal.close().unwrap();
+    assert_eq!(told(&world, 1, &Options::default()).len(), 1, "it is made where it was left");
+}
+
 #[test]
 fn a_damaged_log_is_reported_salvaged_and_left_as_it_is() {
     let world = World::new(1);
