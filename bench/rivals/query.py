@@ -3,6 +3,10 @@
 The rivals hold the rows that Weir gave out: DuckDB in its own format and over one Parquet file, Polars and DataFusion over the same file. Each
 round draws new hosts and a new time range for every question, the same for all; the order of the engines changes from round to round. Every
 engine hands its answer over as Arrow; Weir does so over HTTP.
+
+With `--beside` rows that are newer than those asked about come into the same table at that rate while an engine is asked, and the engines are
+asked one after the other: Weir gets them as lines over HTTP in requests of 1,000, each durable before it is answered, DuckDB as Arrow tables of
+10,000 inside this process, each a transaction. Questions that would see the new rows are asked about the rows before them.
 """
 
 import argparse
@@ -10,8 +14,11 @@ import http.client
 import json
 import os
 import random
+import shutil
 import statistics
+import subprocess
 import sys
+import threading
 import time
 
 import datafusion
@@ -34,8 +41,9 @@ def stamp(seconds):
 class Shapes:
     """The questions; `draw` fixes their hosts and times."""
 
-    def __init__(self, hosts, hours, seed):
+    def __init__(self, hosts, hours, seed, is_fed=False):
         self.hosts, self.hours, self.random = hosts, hours, random.Random(seed)
+        self.all = f" WHERE time < {stamp(START + hours * 3600)}" if is_fed else ""
 
     def range(self, hours):
         begin = START + self.random.randrange(max(1, self.hours * 3600 - hours * 3600) // 10) * 10
@@ -62,11 +70,11 @@ class Shapes:
             "double-groupby-all": f"SELECT date_trunc('hour', time) AS t, hostname, {means(10)} FROM cpu WHERE {self.range(12)} GROUP BY 1, 2 "
                                   "ORDER BY 1, 2",
             "high-cpu-all": f"SELECT * FROM cpu WHERE usage_user > 90 AND {self.range(12)}",
-            "lastpoint": f"SELECT hostname, max(time) AS t, {lasts} FROM cpu GROUP BY hostname ORDER BY hostname",
+            "lastpoint": f"SELECT hostname, max(time) AS t, {lasts} FROM cpu{self.all} GROUP BY hostname ORDER BY hostname",
             "groupby-orderby-limit": f"SELECT date_trunc('minute', time) AS t, {maxima(1)} FROM cpu WHERE time < {stamp(until)} GROUP BY 1 "
                                      "ORDER BY 1 DESC LIMIT 5",
-            "count-all": "SELECT count(*) AS n FROM cpu",
-            "newest-rows": "SELECT * FROM cpu ORDER BY time DESC, hostname LIMIT 10",
+            "count-all": f"SELECT count(*) AS n FROM cpu{self.all}",
+            "newest-rows": f"SELECT * FROM cpu{self.all} ORDER BY time DESC, hostname LIMIT 10",
         }
 
 
@@ -83,6 +91,7 @@ class Weir:
     name = "weir"
 
     def __init__(self, address):
+        self.address = address
         self.connection = http.client.HTTPConnection(address, timeout=600)
 
     def ask(self, sql):
@@ -94,6 +103,18 @@ class Weir:
             sys.exit(f"weir answered {answer.status}: {content[:500]}")
         return ipc.open_stream(content).read_all()
 
+    def feed(self, rate, args):
+        command = [args.feeder, "--feed", self.address, "--beside", str(rate), "--hosts", str(args.hosts), "--hours", str(args.hours)]
+        feeder = subprocess.Popen(command)
+
+        def end():
+            if feeder.poll() is not None:
+                sys.exit(f"the writer ended by itself: {feeder.returncode}")
+            feeder.kill()
+            feeder.wait()
+
+        return end
+
 
 class DuckDb:
     def __init__(self, name, connection):
@@ -102,6 +123,32 @@ class DuckDb:
     def ask(self, sql):
         answer = self.connection.execute(spelled(sql, "arg_max({}, time)")).to_arrow_table()
         return answer.read_all() if isinstance(answer, pa.RecordBatchReader) else answer
+
+    def feed(self, rate, args):
+        rows, cursor, over = 10_000, self.connection.cursor(), threading.Event()
+        hosts = cursor.execute(f"SELECT * FROM cpu WHERE time = {stamp(START)} ORDER BY hostname").to_arrow_table()
+        hosts = hosts.read_all() if isinstance(hosts, pa.RecordBatchReader) else hosts
+        chunk = pa.concat_tables([hosts] * (rows // hosts.num_rows))
+        place = chunk.schema.get_field_index("time")
+
+        def work():
+            begin, number = time.perf_counter(), 0
+            while not over.wait(max(0, begin + number * rows / rate - time.perf_counter())):
+                later = START + args.hours * 3600 + number * 10 * (rows // hosts.num_rows)
+                stamps = [(later + 10 * (row // hosts.num_rows)) * 1_000_000 for row in range(rows)]
+                new = chunk.set_column(place, "time", pa.array(stamps, pa.timestamp("us")))
+                cursor.register("new", new)
+                cursor.execute("INSERT INTO cpu SELECT * FROM new")
+                number += 1
+
+        worker = threading.Thread(target=work)
+        worker.start()
+
+        def end():
+            over.set()
+            worker.join()
+
+        return end
 
 
 class Polars:
@@ -168,42 +215,8 @@ def check(shape, engine, answer, wanted):
             sys.exit(f"{shape}: column {name} of {engine} differs from that of weir")
 
 
-def main():
-    args = argparse.ArgumentParser(description=__doc__)
-    args.add_argument("--weir", required=True, help="host:port of the server that holds the rows")
-    args.add_argument("--folder", required=True, help="where rivals keep theirs")
-    args.add_argument("--rounds", type=int, default=9)
-    args.add_argument("--hosts", type=int, default=1000)
-    args.add_argument("--hours", type=int, default=24)
-    args.add_argument("--engines", default="weir,duckdb,duckdb-parquet,polars,datafusion")
-    args = args.parse_args()
-    weir = Weir(args.weir)
-    names = args.engines.split(",")
-    file, own = os.path.join(args.folder, "cpu.parquet"), os.path.join(args.folder, "cpu.duckdb")
-    if not os.path.exists(own) and names != ["weir"]:
-        rows = weir.ask("SELECT * FROM cpu")
-        rows = rows.set_column(0, "time", rows["time"].cast(pa.timestamp("us"))).cast(pa.schema(
-            [(field.name, pa.string() if pa.types.is_string_view(field.type) else field.type)
-             for field in rows.schema.set(0, pa.field("time", pa.timestamp("us")))]))
-        pq.write_table(rows.sort_by([("hostname", "ascending"), ("time", "ascending")]), file, compression="zstd")
-        rows = rows.sort_by([("time", "ascending"), ("hostname", "ascending")])
-        connection = duckdb.connect(own)
-        connection.execute("CREATE TABLE cpu AS SELECT * FROM rows")
-        connection.close()
-        del rows
-    engines = []
-    for name in names:
-        if name == "weir":
-            engines.append(weir)
-        elif name == "duckdb":
-            engines.append(DuckDb(name, duckdb.connect(own, read_only=True)))
-        elif name == "duckdb-parquet":
-            connection = duckdb.connect()
-            connection.execute("SET parquet_metadata_cache = true")
-            connection.execute(f"CREATE VIEW cpu AS SELECT * FROM read_parquet('{file}')")
-            engines.append(DuckDb(name, connection))
-        else:
-            engines.append({"polars": Polars, "datafusion": DataFusion}[name](file))
+def ask_in_turns(engines, args):
+    """Times by question and engine, and those of the first round."""
     shapes = Shapes(args.hosts, args.hours, 7)
     times, cold = {}, {}
     for number in range(args.rounds + 1):
@@ -221,11 +234,84 @@ def main():
                     cold.setdefault(shape, {})[engine.name] = took * 1000
             for name, answer in answers.items():
                 check(shape, name, answer, answers[engines[0].name])
+    return times, cold
+
+
+def ask_fed(engines, args):
+    """The same, each engine by itself while it is fed; and the rows a second that it took."""
+    times, cold, rates, wanted = {}, {}, {}, {}
+    for engine in engines:
+        shapes = Shapes(args.hosts, args.hours, 7, is_fed=True)
+        count = lambda: engine.ask("SELECT count(*) AS n FROM cpu")["n"][0].as_py()
+        before, begun = count(), time.perf_counter()
+        end = engine.feed(args.beside, args)
+        time.sleep(5)
+        for number in range(args.rounds + 1):
+            for shape, sql in shapes.draw().items():
+                begin = time.perf_counter()
+                answer = engine.ask(sql)
+                took = (time.perf_counter() - begin) * 1000
+                if number > 0:
+                    times.setdefault(shape, {}).setdefault(engine.name, []).append(took)
+                else:
+                    cold.setdefault(shape, {})[engine.name] = took
+                check(shape, engine.name, answer, wanted.setdefault((number, shape), answer))
+        fed = time.perf_counter() - begun
+        end()
+        rates[engine.name] = (count() - before) / fed
+    return times, cold, rates
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__)
+    args.add_argument("--weir", required=True, help="host:port of the server that holds the rows")
+    args.add_argument("--folder", required=True, help="where rivals keep theirs")
+    args.add_argument("--rounds", type=int, default=9)
+    args.add_argument("--hosts", type=int, default=1000)
+    args.add_argument("--hours", type=int, default=24)
+    args.add_argument("--engines", default="weir,duckdb,duckdb-parquet,polars,datafusion")
+    args.add_argument("--beside", type=int, default=0, help="rows a second that come in while questions are asked")
+    args.add_argument("--feeder", help="the program that writes to weir at that rate")
+    args = args.parse_args()
+    weir = Weir(args.weir)
+    names = args.engines.split(",")
+    file, own = os.path.join(args.folder, "cpu.parquet"), os.path.join(args.folder, "cpu.duckdb")
+    if not os.path.exists(own) and names != ["weir"]:
+        rows = weir.ask("SELECT * FROM cpu")
+        rows = rows.set_column(0, "time", rows["time"].cast(pa.timestamp("us"))).cast(pa.schema(
+            [(field.name, pa.string() if pa.types.is_string_view(field.type) else field.type)
+             for field in rows.schema.set(0, pa.field("time", pa.timestamp("us")))]))
+        pq.write_table(rows.sort_by([("hostname", "ascending"), ("time", "ascending")]), file, compression="zstd")
+        rows = rows.sort_by([("time", "ascending"), ("hostname", "ascending")])
+        connection = duckdb.connect(own)
+        connection.execute("CREATE TABLE cpu AS SELECT * FROM rows")
+        connection.close()
+        del rows
+    if args.beside and "duckdb" in names:
+        own = shutil.copy(own, os.path.join(args.folder, "beside.duckdb"))
+    engines = []
+    for name in names:
+        if name == "weir":
+            engines.append(weir)
+        elif name == "duckdb":
+            engines.append(DuckDb(name, duckdb.connect(own, read_only=not args.beside)))
+        elif name == "duckdb-parquet":
+            connection = duckdb.connect()
+            connection.execute("SET parquet_metadata_cache = true")
+            connection.execute(f"CREATE VIEW cpu AS SELECT * FROM read_parquet('{file}')")
+            engines.append(DuckDb(name, connection))
+        else:
+            engines.append({"polars": Polars, "datafusion": DataFusion}[name](file))
+    rates = {}
+    if args.beside:
+        times, cold, rates = ask_fed(engines, args)
+    else:
+        times, cold = ask_in_turns(engines, args)
     size = lambda path: os.path.getsize(path) if os.path.exists(path) else None
     versions = {"duckdb": duckdb.__version__, "polars": polars.__version__, "datafusion": datafusion.__version__}
     medians = {shape: {name: statistics.median(of) for name, of in by.items()} for shape, by in times.items()}
-    json.dump({"medians_ms": medians, "cold_ms": cold, "bytes": {"duckdb": size(own), "parquet": size(file)}, "versions": versions, "rounds": args.rounds},
-              sys.stdout)
+    json.dump({"medians_ms": medians, "cold_ms": cold, "bytes": {"duckdb": size(own), "parquet": size(file)}, "versions": versions, "rounds": args.rounds,
+               "beside": rates}, sys.stdout)
 
 
 main()

@@ -269,6 +269,65 @@ fn send_from(
     }
 }
 
+/// Lines in a request of a [`Pace`].
+const PACE_LINES: usize = 1_000;
+/// Connections of a [`Pace`].
+const PACE_CONNECTIONS: usize = 4;
+
+/// Writes to Weir at a rate that does not depend on the answers: what is late counts from when it was due.
+pub struct Pace {
+    /// Between two requests of one connection.
+    every: Duration,
+    in_time_within: Duration,
+    generator: Mutex<Generator>,
+    due: AtomicU64,
+    in_time: AtomicU64,
+}
+
+impl Pace {
+    /// Sends the generator's lines; an acknowledgement within `in_time_within` of the moment at which its request was due is in time.
+    pub fn new(rows_per_second: f64, in_time_within: Duration, generator: Generator) -> Self {
+        let every = Duration::from_secs_f64((PACE_CONNECTIONS * PACE_LINES) as f64 / rows_per_second);
+        let (due, in_time) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { every, in_time_within, generator: Mutex::new(generator), due, in_time }
+    }
+
+    /// Sends for so long; returns how many rows were acknowledged, in time or not.
+    ///
+    /// # Errors
+    /// When the server is gone or answers what it should not.
+    pub fn send(&self, address: SocketAddr, length: Duration) -> anyhow::Result<u64> {
+        let start = Instant::now();
+        let requests = (length.as_secs_f64() / self.every.as_secs_f64()).ceil() as u32;
+        let work = || -> anyhow::Result<u64> {
+            let mut connection = Connection::open(address, ANSWER_TIMEOUT)?;
+            let (mut body, mut taken) = (Vec::new(), 0);
+            for number in 0..requests {
+                let due = start + self.every * number;
+                self.generator.lock().expect("nobody panics under it").body(PACE_LINES, &mut body);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                let answer = connection.post(&Target::Weir.write_path(), &body)?;
+                ensure!([204, 429, 503].contains(&answer.status), "{}: {}", answer.status, answer.text());
+                self.due.fetch_add(1, Ordering::AcqRel);
+                if answer.status == 204 {
+                    taken += PACE_LINES as u64;
+                    self.in_time.fetch_add(u64::from(due.elapsed() <= self.in_time_within), Ordering::AcqRel);
+                }
+            }
+            Ok(taken)
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..PACE_CONNECTIONS).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().map(|worker| worker.join().expect("writing does not panic")).sum()
+        })
+    }
+
+    /// Of the requests so far.
+    pub fn share_in_time(&self) -> f64 {
+        self.in_time.load(Ordering::Acquire) as f64 / self.due.load(Ordering::Acquire).max(1) as f64
+    }
+}
+
 /// Compares what the server says it has with what was sent. VictoriaMetrics shows rows a second or two late.
 pub fn check(target: Target, address: SocketAddr, facts: BodyFacts) -> anyhow::Result<bool> {
     let expected = Content { rows: facts.rows, usage_user_sum: facts.usage_user_sum };

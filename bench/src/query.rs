@@ -20,6 +20,9 @@ pub struct Asked {
     pub versions: BTreeMap<String, String>,
     /// Rounds, of which the median is told.
     pub rounds: u64,
+    /// Rows a second that came in while each engine was asked.
+    #[serde(default)]
+    pub beside: BTreeMap<String, f64>,
 }
 
 /// One run.
@@ -93,8 +96,14 @@ pub fn table(results: &QueryResults) -> String {
     let theirs: Vec<String> =
         asked.bytes.iter().filter_map(|(name, bytes)| Some(format!("{name} {}", mib((*bytes)?)))).collect();
     let versions: Vec<String> = asked.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let beside: Vec<String> =
+        asked.beside.iter().map(|(name, rate)| format!("{name} {}", report::thousands(*rate))).collect();
+    let beside = match &beside[..] {
+        [] => String::new(),
+        rates => format!("rows a second that came in meanwhile: {}; ", rates.join(", ")),
+    };
     format!(
-        "{}\n{} rows; on disk: weir {}, {}; weir's peak memory {}; {}; {} rounds.\n",
+        "{}\n{beside}{} rows; on disk: weir {}, {}; weir's peak memory {}; {}; {} rounds.\n",
         report::table(&head, &rows),
         report::thousands(results.rows as f64),
         mib(results.weir_bytes),

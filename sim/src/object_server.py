@@ -1,9 +1,9 @@
 """Starts one object store on a free port of this machine and ends it when standard input ends.
 
-Usage: object_server.py s3|az
+Usage: object_server.py s3|az|gs
 Prints one line of JSON when it answers: {"address": HOST:PORT, "location": URL, "options": {...}}.
 
-s3 is moto, az is Azurite (a Node.js program beside this interpreter).
+s3 is moto, az is Azurite (a Node.js program beside this interpreter), gs is moto behind the names of Google's XML API: moto_server.py.
 """
 
 import base64
@@ -46,10 +46,15 @@ def start(command, pattern, **more):
     sys.exit(f"{command[0]} ended before it listened:\n{''.join(told)}")
 
 
-def s3():
-    command = [sys.executable, "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    server, address = start(command, r"http://(127\.0\.0\.1:\d+)")
+def moto(protocol):
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "moto_server.py")
+    server, address = start([sys.executable, "-u", script, protocol], r"http://(127\.0\.0\.1:\d+)")
     request("PUT", f"http://{address}/{BUCKET}")
+    return server, address
+
+
+def s3():
+    server, address = moto("s3")
     options = {
         "aws_endpoint_url": f"http://{address}",
         "aws_allow_http": "true",
@@ -58,6 +63,19 @@ def s3():
         "aws_secret_access_key": "test",
     }
     return server, address, f"s3://{BUCKET}", options
+
+
+def gs():
+    server, address = moto("gs")
+    key = {
+        "gcs_base_url": f"http://{address}",
+        "disable_oauth": True,
+        "client_email": "",
+        "private_key": "",
+        "private_key_id": "",
+    }
+    options = {"google_service_account_key": json.dumps(key), "allow_http": "true"}
+    return server, address, f"gs://{BUCKET}", options
 
 
 def az():
@@ -89,7 +107,7 @@ def az():
 
 
 def main():
-    server, address, location, options = {"s3": s3, "az": az}[sys.argv[1]]()
+    server, address, location, options = {"s3": s3, "az": az, "gs": gs}[sys.argv[1]]()
     try:
         print(json.dumps({"address": address, "location": location, "options": options}), flush=True)
         sys.stdin.read()

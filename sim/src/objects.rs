@@ -1,5 +1,5 @@
-//! Real object stores on this machine: S3 as moto, Azure as Azurite. Google Cloud Storage has none: the emulators that the
-//! registries offer do not speak the part of its protocol (the XML API with its conditions) that `object_store` uses.
+//! Object stores on this machine: S3 as moto, Azure as Azurite, Google Cloud Storage as moto behind the names of its XML API (the emulators that
+//! the registries offer for it do not speak that API with its conditions, which `object_store` uses).
 //!
 //! They are programs of the Python environment that `cargo xtask python` makes. A server that is missing is a panic, so that no
 //! test passes because it could not run. Each ends with the process that started it, also when that is killed.
@@ -15,6 +15,8 @@ pub enum Protocol {
     S3,
     /// `az://`
     Azure,
+    /// `gs://`
+    Google,
 }
 
 /// A running server with one empty bucket.
@@ -38,6 +40,7 @@ impl ObjectServer {
         let name = match protocol {
             Protocol::S3 => "s3",
             Protocol::Azure => "az",
+            Protocol::Google => "gs",
         };
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/object_server.py");
         let mut command = Command::new(python());

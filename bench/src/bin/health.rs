@@ -23,7 +23,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use weir_bench::figures::{self, Figure, Figures, Goal};
 use weir_bench::http::Connection;
-use weir_bench::load::{self, Place, Plan};
+use weir_bench::load::{self, Pace, Place, Plan};
 use weir_bench::process::Server;
 use weir_bench::target::{ANSWER_TIMEOUT, Target};
 use weir_bench::tsbs::{self, Generator};
@@ -155,10 +155,10 @@ impl Run<'_> {
             let looks = look_for(address, self.seconds())?;
             self.add_looks(&format!("while {running} queries run and {WAITING} wait"), looks)?;
             let next = tsbs::START_SECONDS + rows / HOSTS as u64 * tsbs::STEP_SECONDS;
-            let pace = Pace::new(most / 2.0, self.seconds(), next);
+            let pace = Pace::new(most / 2.0, IN_TIME, Generator::starting_at(HOSTS, 1, next));
             let (looks, sent) = thread::scope(|scope| {
                 let looking = scope.spawn(|| look_for(address, self.seconds()));
-                let sent = pace.send(address);
+                let sent = pace.send(address, self.seconds());
                 (looking.join().expect("looking does not panic"), sent)
             });
             let (sent, share) = (sent?, pace.share_in_time());
@@ -315,54 +315,6 @@ fn look(address: SocketAddr, is_over: impl Fn() -> bool) -> anyhow::Result<Vec<D
         due += LOOK_EVERY;
     }
     Ok(took)
-}
-
-/// Writes at a rate that does not depend on the answers.
-struct Pace {
-    /// Between two requests of one connection.
-    every: Duration,
-    /// Requests of one connection.
-    requests: u32,
-    generator: Mutex<Generator>,
-    in_time: AtomicU64,
-}
-
-impl Pace {
-    fn new(rows_per_second: f64, length: Duration, start_seconds: u64) -> Self {
-        let every = Duration::from_secs_f64((CONNECTIONS * LINES) as f64 / rows_per_second);
-        let requests = (length.as_secs_f64() / every.as_secs_f64()).ceil() as u32;
-        let generator = Mutex::new(Generator::starting_at(HOSTS, 1, start_seconds));
-        Self { every, requests, generator, in_time: AtomicU64::new(0) }
-    }
-
-    /// Returns how many rows were acknowledged, in time or not.
-    fn send(&self, address: SocketAddr) -> anyhow::Result<u64> {
-        let start = Instant::now();
-        let work = || -> anyhow::Result<u64> {
-            let mut connection = Connection::open(address, ANSWER_TIMEOUT)?;
-            let (mut body, mut taken) = (Vec::new(), 0);
-            for number in 0..self.requests {
-                let due = start + self.every * number;
-                self.generator.lock().expect("nobody panics under it").body(LINES, &mut body);
-                thread::sleep(due.saturating_duration_since(Instant::now()));
-                let answer = connection.post(&Target::Weir.write_path(), &body)?;
-                ensure!([204, 429, 503].contains(&answer.status), "{}: {}", answer.status, answer.text());
-                if answer.status == 204 {
-                    taken += LINES as u64;
-                    self.in_time.fetch_add(u64::from(due.elapsed() <= IN_TIME), Ordering::AcqRel);
-                }
-            }
-            Ok(taken)
-        };
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().map(|worker| worker.join().expect("writing does not panic")).sum()
-        })
-    }
-
-    fn share_in_time(&self) -> f64 {
-        self.in_time.load(Ordering::Acquire) as f64 / (f64::from(self.requests) * CONNECTIONS as f64)
-    }
 }
 
 /// Starts what was killed again: it must have at least what it acknowledged.

@@ -52,10 +52,12 @@ fn main() -> anyhow::Result<()> {
         let section = section(&results.command, &results.machine, &report::starts_table(&results));
         page = report::replace_section(&page, "recovery", &section)?;
     }
-    if let Some(text) = read(&cli.results, "query")? {
-        let results: QueryResults = serde_json::from_str(&text)?;
-        let section = section(&results.command, &results.machine, &query::table(&results));
-        page = report::replace_section(&page, "query", &section)?;
+    for name in ["query", "query-beside"] {
+        if let Some(text) = read(&cli.results, name)? {
+            let results: QueryResults = serde_json::from_str(&text)?;
+            let section = section(&results.command, &results.machine, &query::table(&results));
+            page = report::replace_section(&page, name, &section)?;
+        }
     }
     if let Some(text) = read(&cli.results, "rollup")? {
         let results: RollupResults = serde_json::from_str(&text)?;

@@ -36,6 +36,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::exit::Exit;
 use crate::terminal::Terminal;
 
+// Gives back what a query or a flush took, where that of glibc grows with the threads that ever allocated: docs/adr/allocator.md.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Time-series and operations database, and the toolbox around it.
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, propagate_version = true)]

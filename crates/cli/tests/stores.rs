@@ -30,7 +30,7 @@ fn start(data: &Path, config: &Path, environment: &[(String, String)]) -> Weir {
 
 /// Settings with a store, small and impatient enough for a test, and `more` in the section `[engine]`.
 fn settings(folder: &Path, location: &str, options: &[(String, String)], more: &str) -> PathBuf {
-    let options: String = options.iter().map(|(name, value)| format!("{name} = \"{value}\"\n")).collect();
+    let options: String = options.iter().map(|(name, value)| format!("{name} = '{value}'\n")).collect();
     let path = folder.join("weir.toml");
     // The server's own rows would be among those that are counted here.
     let server = "[server]\nown_metrics_every_s = 86400";
@@ -99,6 +99,13 @@ fn a_server_with_its_store_on_s3_survives_kills() {
 #[test]
 fn a_server_with_its_store_on_azure_survives_kills() {
     let (folder, objects) = (folder(), ObjectServer::start(Protocol::Azure));
+    let config = settings(folder.path(), &objects.location, &objects.options, "");
+    survives_kills(&objects, &config, &[], &folder.path().join("data"));
+}
+
+#[test]
+fn a_server_with_its_store_on_google_cloud_storage_survives_kills() {
+    let (folder, objects) = (folder(), ObjectServer::start(Protocol::Google));
     let config = settings(folder.path(), &objects.location, &objects.options, "");
     survives_kills(&objects, &config, &[], &folder.path().join("data"));
 }

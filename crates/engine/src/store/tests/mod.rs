@@ -1,6 +1,6 @@
 //! Tests of the store as a whole: several stores in one place, faults between put and answer, other people's readers.
 //!
-//! What a store must do it must do everywhere: `everywhere!` runs a test in a folder and on real servers of S3 and Azure.
+//! What a store must do it must do everywhere: `everywhere!` runs a test in a folder and on servers of S3, Azure and Google Cloud Storage.
 
 /// Makes a test of each function `async fn name(place: Place)`, in every place.
 macro_rules! everywhere {
@@ -8,6 +8,7 @@ macro_rules! everywhere {
         everywhere!(@in local, Place::local(), $($name),*);
         everywhere!(@in s3, Place::s3(), $($name),*);
         everywhere!(@in azure, Place::azure(), $($name),*);
+        everywhere!(@in google, Place::google(), $($name),*);
     };
     (@in $place:ident, $new:expr, $($name:ident),*) => {
         mod $place {

@@ -32,6 +32,11 @@ impl Place {
         Self::on(SERVER.get_or_init(|| ObjectServer::start(Protocol::Azure)))
     }
 
+    pub(super) fn google() -> Self {
+        static SERVER: OnceLock<ObjectServer> = OnceLock::new();
+        Self::on(SERVER.get_or_init(|| ObjectServer::start(Protocol::Google)))
+    }
+
     /// A prefix that no other test of this process has.
     pub(super) fn on(server: &ObjectServer) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);

@@ -11,6 +11,9 @@ use super::filter::{Filters, TIME_INDEX, ask};
 use super::load::UnitColumns;
 use super::{HotColumn, HotFiles};
 
+/// Two cache lines of times.
+const NEWEST_ROWS: usize = 16;
+
 /// The times of a row group and where they ascend.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stretches<'a> {
@@ -43,10 +46,26 @@ impl<'a> Stretches<'a> {
             return rows.start..rows.start;
         }
         let of = &self.times[rows.start as usize..rows.end as usize];
-        let from = if of[0] >= *times.start() { 0 } else { of.partition_point(|time| time < times.start()) };
-        let last = of[of.len() - 1];
-        let to = if last <= *times.end() { of.len() } else { of.partition_point(|time| time <= times.end()) };
+        // Rows that are far apart in memory cost most: none is looked at that need not be.
+        let from = match *times.start() {
+            i64::MIN => 0,
+            first => first_at(of, first),
+        };
+        let to = match *times.end() {
+            i64::MAX => of.len(),
+            last if of[of.len() - 1] <= last => of.len(),
+            last => of.partition_point(|time| *time <= last),
+        };
         rows.start + from as u32..rows.start + to.max(from) as u32
+    }
+}
+
+/// How many of ascending times are before `first`. Questions are mostly about the newest rows, so these are looked at first.
+fn first_at(times: &[i64], first: i64) -> usize {
+    let newest = times.len().saturating_sub(NEWEST_ROWS);
+    match times[newest] < first {
+        true => newest + times[newest..].partition_point(|time| *time < first),
+        false => times[..newest].partition_point(|time| *time < first),
     }
 }
 
@@ -91,4 +110,25 @@ pub(crate) fn select(
         });
     }
     Ok(selected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_of_a_stretch_within_times_are_found() {
+        let times: Vec<i64> = (0..100).map(|row| row * 10).collect();
+        for rows in [0..100_u32, 3..5, 50..100, 90..91] {
+            for first in (-15..1020).step_by(5).chain([i64::MIN, i64::MAX]) {
+                for last in [i64::MIN, -1, 0, 35, 899, 900, 990, i64::MAX] {
+                    let stretches = Stretches { times: &times, starts: &[0] };
+                    let found = stretches.within(rows.clone(), &(first..=last));
+                    let wanted: Vec<u32> =
+                        rows.clone().filter(|row| (first..=last).contains(&times[*row as usize])).collect();
+                    assert_eq!(found.collect::<Vec<_>>(), wanted, "{rows:?} {first}..={last}");
+                }
+            }
+        }
+    }
 }
