@@ -224,8 +224,9 @@ impl<'a> Access<'a> {
             match self.find_request(one, creates, deadline) {
                 Ok(Some(request)) => return Ok(Asked::Accepted { request }),
                 Ok(None) => {}
-                // An endpoint that cannot list them leaves the state to be read.
-                Err(failure) if failure.class == Class::Skip => {}
+                // An endpoint that cannot list them leaves the state to be read. Should the request be in progress all the same, another
+                // one like it is a conflict, which is waited out.
+                Err(failure) if matches!(failure.class, Class::Skip | Class::Retry) => {}
                 Err(failure) => return Err(failure),
             }
         }

@@ -55,7 +55,7 @@ fn rows_in_files(server: &ObjectServer) -> (u64, u64) {
 }
 
 fn check_rows(server: &Weir, rows: u64) {
-    let found = server.sql("d", "select count(*) as n, count(distinct time) as keys, sum(v) as s from t");
+    let found = server.sql_when_well("d", "select count(*) as n, count(distinct time) as keys, sum(v) as s from t");
     assert_eq!(found, [json!({ "n": rows, "keys": rows, "s": rows * (rows - 1) / 2 })]);
 }
 
@@ -69,14 +69,14 @@ fn survives_kills(objects: &ObjectServer, config: &Path, environment: &[(String,
             rows += BATCH_ROWS;
             check_rows(&server, rows);
             if rows.is_multiple_of(4 * BATCH_ROWS) || rows == BATCH_ROWS {
-                server.flush();
+                server.flush_when_well();
             }
         }
         server.kill();
     }
     let server = start(data, config, environment);
     check_rows(&server, rows);
-    server.flush();
+    server.flush_when_well();
     check_rows(&server, rows);
     assert_eq!(rows_in_files(objects), (rows, rows));
     server.compact("d", "t");
@@ -207,7 +207,7 @@ fn ingest_goes_on_while_the_store_fails_and_everything_is_flushed_once() {
     let server = outage.start();
     let mut connection = server.connect();
     outage.write_on(&mut connection);
-    server.flush();
+    server.flush_when_well();
     for fault in ProxyFault::ALL {
         outage.proxy.set(fault);
         let taken = outage.write_until_refused(&mut connection);
@@ -221,11 +221,7 @@ fn ingest_goes_on_while_the_store_fails_and_everything_is_flushed_once() {
         outage.proxy.set(ProxyFault::None);
         outage.write_on(&mut connection);
     }
-    let begin = Instant::now();
-    while server.connect().post("/api/v1/flush", b"").unwrap().status != 200 {
-        assert!(begin.elapsed() < PATIENCE, "the store is back and the flush does not work");
-        thread::sleep(Duration::from_millis(50));
-    }
+    server.flush_when_well();
     check_rows(&server, outage.rows);
     assert_eq!(
         rows_in_files(&outage.objects),
@@ -233,8 +229,11 @@ fn ingest_goes_on_while_the_store_fails_and_everything_is_flushed_once() {
         "as a reader that merges nothing finds them"
     );
     assert_eq!(server.metric("weir_buffer_rows"), 0.0);
-    let ready = server.page("/ready");
-    assert_eq!(ready, json!({ "ready": true, "reasons": [], "warnings": [] }));
+    let begin = Instant::now();
+    while server.page("/ready") != json!({ "ready": true, "reasons": [], "warnings": [] }) {
+        assert!(begin.elapsed() < PATIENCE, "{}", server.page("/ready"));
+        thread::sleep(Duration::from_millis(50));
+    }
     server.stop();
 }
 
@@ -277,7 +276,7 @@ fn a_kill_while_answers_are_lost_neither_loses_nor_doubles() {
         let server = outage.start();
         let mut connection = server.connect();
         outage.write_on(&mut connection);
-        server.flush();
+        server.flush_when_well();
         outage.proxy.set(fault);
         let before = outage.proxy.faulted();
         outage.write_until_refused(&mut connection);
@@ -291,7 +290,7 @@ fn a_kill_while_answers_are_lost_neither_loses_nor_doubles() {
     }
     let server = outage.start();
     check_rows(&server, outage.rows);
-    server.flush();
+    server.flush_when_well();
     check_rows(&server, outage.rows);
     assert_eq!(rows_in_files(&outage.objects), (outage.rows, outage.rows));
     server.stop();

@@ -58,8 +58,8 @@ fn serve(data: &Path, address: SocketAddr, cert: &Path, key: &Path) -> Server {
     command.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
     let log = data.with_extension("log");
     let mut server = Server::start(command, &log).unwrap();
-    // It listens before it says so.
-    let announced = || std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&address.port().to_string()));
+    // It listens before it says so, to the log first and then to people.
+    let announced = || std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&format!("https://{address}")));
     if let Err(error) = server.wait_until(PATIENCE, || TcpStream::connect(address).is_ok() && announced()) {
         panic!("{error}\n{}", std::fs::read_to_string(&log).unwrap());
     }

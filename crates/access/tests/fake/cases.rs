@@ -111,6 +111,18 @@ fn a_lost_answer_is_asked_about_and_nothing_is_created_twice() {
     assert_eq!((state.doubled, state.effects.len(), state.assignments.len()), (0, 12, 12), "R2");
 }
 
+/// What is in flight is told by its state then.
+#[test]
+fn a_lost_answer_is_settled_where_requests_cannot_be_listed() {
+    let center = Center::start_with(Duration::ZERO);
+    center.trick("CreateAccountAssignment", &[Trick::DropAfter, Trick::DropBefore]);
+    center.trick("ListAccountAssignmentCreationStatus", &vec![Trick::Error(500, "NotImplemented"); 100]);
+    let operation = run(&center, 6);
+    assert_eq!((operation.state, operation.verified), (State::Done, true), "{operation:?}");
+    let state = center.state.lock().unwrap();
+    assert_eq!((state.doubled, state.effects.len(), state.assignments.len()), (0, 6, 6), "R2");
+}
+
 #[test]
 fn what_was_accepted_and_failed_later_is_no_success() {
     let center = Center::start();

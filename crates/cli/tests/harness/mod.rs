@@ -120,11 +120,21 @@ impl Weir {
 
     /// Asks in SQL; the JSON as the server wrote it.
     pub(crate) fn sql_text(&self, database: &str, statement: &str) -> String {
-        let body = json!({ "db": database, "q": statement, "format": "json" }).to_string();
-        let headers = "Content-Type: application/json\r\n";
-        let answer = self.connect().send("POST", "/api/v3/query_sql", headers, body.as_bytes()).unwrap();
+        let answer = self.ask(database, statement);
         assert_eq!(answer.status, 200, "{statement}: {}", answer.text());
         String::from_utf8(answer.body).unwrap()
+    }
+
+    /// Rows of a statement, which is asked again while the store is too slow to answer it.
+    pub(crate) fn sql_when_well(&self, database: &str, statement: &str) -> Vec<Value> {
+        let answer = when_well(statement, || self.ask(database, statement));
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    fn ask(&self, database: &str, statement: &str) -> Answer {
+        let body = json!({ "db": database, "q": statement, "format": "json" }).to_string();
+        let headers = "Content-Type: application/json\r\n";
+        self.connect().send("POST", "/api/v3/query_sql", headers, body.as_bytes()).unwrap()
     }
 
     /// Posts lines.
@@ -142,6 +152,11 @@ impl Weir {
     pub(crate) fn flush(&self) {
         let answer = self.connect().post("/api/v1/flush", b"").unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
+    /// The same on a store that is slow or was away: asks again until it is done.
+    pub(crate) fn flush_when_well(&self) {
+        when_well("flush", || self.connect().post("/api/v1/flush", b"").unwrap());
     }
 
     /// Merges the files of a table until nothing overlaps.
@@ -165,6 +180,19 @@ impl Weir {
     pub(crate) fn stop(mut self) {
         let ended = self.server.take().unwrap().stop(PATIENCE).unwrap();
         assert!(ended, "the server did not stop in order\n{}", self.log());
+    }
+}
+
+/// Asks until it is answered 200, while the answer is 503.
+fn when_well(what: &str, ask: impl Fn() -> Answer) -> Answer {
+    let begin = std::time::Instant::now();
+    loop {
+        let answer = ask();
+        if answer.status == 200 {
+            return answer;
+        }
+        assert!(answer.status == 503 && begin.elapsed() < PATIENCE, "{what}: {}: {}", answer.status, answer.text());
+        std::thread::sleep(std::time::Duration::from_secs(answer.retry_after_seconds.unwrap_or(1)));
     }
 }
 
