@@ -6,10 +6,10 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use weir_bench::http::Connection;
 use weir_bench::life::{History, HistoryResults};
-use weir_bench::load::{self, Plan};
+use weir_bench::load::{self, Place, Plan};
 use weir_bench::query::Asked;
 use weir_bench::target::Target;
-use weir_bench::tsbs::{BodyFacts, START_SECONDS, STEP_SECONDS};
+use weir_bench::tsbs::{START_SECONDS, STEP_SECONDS};
 use weir_bench::{report, target};
 
 use super::{ANSWER_WITHIN, Run, compact, flush, stop, stored};
@@ -32,50 +32,57 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(run: &Run<'_>, options: &Options) -> anyhow::Result<HistoryResults> {
-    let place = run.place("history", "")?;
-    let mut histories = Vec::new();
-    let mut sent = BodyFacts::default();
-    let mut load_s = 0.0;
-    for &rows in &options.rows {
-        let (server, address, _) = place.start(Target::Weir)?;
-        let per_step = options.hosts as u64;
-        let plan = Plan {
-            rows: rows - sent.rows,
-            lines_per_request: 10_000,
-            connections: 4,
-            hosts: options.hosts,
-            seed: 1,
-            start_seconds: START_SECONDS + sent.rows / per_step * STEP_SECONDS,
-        };
-        let begun = Instant::now();
-        let loaded = load::send(Target::Weir, &plan, address)?;
-        sent.rows += loaded.facts.rows;
-        sent.usage_user_sum += loaded.facts.usage_user_sum;
-        flush(address)?;
-        compact(address)?;
-        load_s += begun.elapsed().as_secs_f64();
-        load::check(Target::Weir, address, sent)?;
-        stop(server)?;
-        // Asked of a server that has just started: what the load left in memory would warm the first questions.
-        let (server, address, _) = place.start(Target::Weir)?;
-        let hours = rows / per_step * STEP_SECONDS / 3600;
-        let asked = ask(run, options, &address.to_string(), hours)?;
-        let mut connection = Connection::open(address, ANSWER_WITHIN)?;
-        check_last(&mut connection, options.hosts, rows)?;
-        let files = stored(&mut connection)?;
-        let peak_memory_bytes = server.usage()?.peak_bytes;
-        stop(server)?;
-        let times = asked.of("weir");
-        eprintln!("{rows} rows: {times:?}");
-        histories.push(History { rows, files: files.files, file_bytes: files.bytes, load_s, peak_memory_bytes, times });
-    }
+    let histories = options.rows.iter().map(|&rows| history(run, options, rows));
     Ok(HistoryResults {
         command: report::command("life"),
         machine: report::machine(),
         hosts: options.hosts as u64,
         rounds: run.rounds as u64,
-        histories,
+        histories: histories.collect::<anyhow::Result<_>>()?,
     })
+}
+
+fn history(run: &Run<'_>, options: &Options, rows: u64) -> anyhow::Result<History> {
+    let place = run.place(&format!("history-{rows}"), "")?;
+    // How long the load took, written when it was done.
+    let loaded = place.folder.join("loaded");
+    if !loaded.exists() {
+        std::fs::write(&loaded, load(&place, options, rows)?.to_string())?;
+    }
+    let load_s = std::fs::read_to_string(&loaded)?.parse()?;
+    // Asked of a server that has just started: what the load left in memory would warm the first questions.
+    let (server, address, _) = place.start(Target::Weir)?;
+    let hours = rows / options.hosts as u64 * STEP_SECONDS / 3600;
+    let asked = ask(run, options, &address.to_string(), hours)?;
+    let mut connection = Connection::open(address, ANSWER_WITHIN)?;
+    check_last(&mut connection, options.hosts, rows)?;
+    let files = stored(&mut connection)?;
+    let peak_memory_bytes = server.usage()?.peak_bytes;
+    stop(server)?;
+    let times = asked.of("weir");
+    eprintln!("{rows} rows: {times:?}");
+    Ok(History { rows, files: files.files, file_bytes: files.bytes, load_s, peak_memory_bytes, times })
+}
+
+/// Sends the rows, and has them merged; the seconds that it took.
+fn load(place: &Place, options: &Options, rows: u64) -> anyhow::Result<f64> {
+    let (server, address, _) = place.start(Target::Weir)?;
+    let plan = Plan {
+        rows,
+        lines_per_request: 10_000,
+        connections: 4,
+        hosts: options.hosts,
+        seed: 1,
+        start_seconds: START_SECONDS,
+    };
+    let begun = Instant::now();
+    let loaded = load::send(Target::Weir, &plan, address)?;
+    flush(address)?;
+    compact(address)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    load::check(Target::Weir, address, loaded.facts)?;
+    stop(server)?;
+    Ok(seconds)
 }
 
 fn ask(run: &Run<'_>, options: &Options, address: &str, hours: u64) -> anyhow::Result<Asked> {

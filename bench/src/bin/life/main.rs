@@ -46,6 +46,9 @@ struct Cli {
     /// Folder for data, removed in the end.
     #[arg(long, global = true)]
     folder: Option<PathBuf>,
+    /// Keeps the data, and uses a history again that is there.
+    #[arg(long, global = true)]
+    keep: bool,
     /// Rounds of questions; the median counts.
     #[arg(long, global = true, default_value_t = 9)]
     rounds: usize,
@@ -66,7 +69,8 @@ enum Part {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let root = cli.folder.clone().unwrap_or_else(std::env::temp_dir).join(format!("weir-life-{}", std::process::id()));
+    let name = if cli.keep { "weir-life".to_owned() } else { format!("weir-life-{}", std::process::id()) };
+    let root = cli.folder.clone().unwrap_or_else(std::env::temp_dir).join(name);
     let run = Run { weir: &cli.weir, root: &root, rounds: cli.rounds };
     let save = |table: String, json: Value| {
         println!("{table}");
@@ -86,7 +90,9 @@ fn main() -> anyhow::Result<()> {
             save(life::shapes_table(&results), serde_json::to_value(&results)?)?;
         }
     }
-    std::fs::remove_dir_all(&root)?;
+    if !cli.keep {
+        std::fs::remove_dir_all(&root)?;
+    }
     Ok(())
 }
 
