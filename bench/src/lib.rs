@@ -15,6 +15,7 @@ pub mod disk;
 pub mod figures;
 pub mod http;
 pub mod index;
+pub mod life;
 pub mod load;
 pub mod packages;
 pub mod plot;

@@ -57,6 +57,13 @@ impl Server {
         Usage::of(&self.child.id().to_string())
     }
 
+    /// Forgets the highest resident size so far.
+    pub fn forget_peak(&self) -> anyhow::Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.child.id());
+        // 5 is the kernel's word for it: proc(5).
+        std::fs::write(&path, "5").with_context(|| format!("cannot write {path}"))
+    }
+
     /// `SIGKILL`, and waits for the end.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;

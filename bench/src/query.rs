@@ -25,6 +25,26 @@ pub struct Asked {
     pub beside: BTreeMap<String, f64>,
 }
 
+/// The times of one question to one engine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QueryTimes {
+    /// The median.
+    pub median_ms: f64,
+    /// The first time that it was asked.
+    pub cold_ms: f64,
+}
+
+impl Asked {
+    /// The times of one engine, by question.
+    pub fn of(&self, engine: &str) -> BTreeMap<String, QueryTimes> {
+        let times = self.medians_ms.iter().filter_map(|(question, by)| {
+            let cold_ms = *self.cold_ms.get(question)?.get(engine)?;
+            Some((question.clone(), QueryTimes { median_ms: *by.get(engine)?, cold_ms }))
+        });
+        times.collect()
+    }
+}
+
 /// One run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueryResults {
@@ -43,7 +63,7 @@ pub struct QueryResults {
 }
 
 /// In the order of the suite; others follow.
-const ORDER: [&str; 10] = [
+pub(crate) const ORDER: [&str; 10] = [
     "single-groupby-1-1-1",
     "single-groupby-5-8-1",
     "cpu-max-all-8",

@@ -14,6 +14,7 @@ use anyhow::Context;
 use clap::Parser;
 use weir_bench::deps::{self, DepsResults};
 use weir_bench::figures::{self, Figures};
+use weir_bench::life::{self, HistoryResults, ShapeResults};
 use weir_bench::query::{self, QueryResults};
 use weir_bench::report::{self, JournalResults, Parses, Results, Starts};
 use weir_bench::rollup::{self, RollupResults};
@@ -64,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         let section = section(&results.command, &results.machine, &rollup::table(&results));
         page = report::replace_section(&page, "rollup", &section)?;
     }
+    page = of_tables(page, &cli.results)?;
     if let Some(text) = read(&cli.results, "deps")? {
         let results: DepsResults = serde_json::from_str(&text)?;
         let section = section(&results.command, &results.machine, &deps::table(&results));
@@ -91,6 +93,26 @@ fn main() -> anyhow::Result<()> {
     }
     std::fs::write(&cli.page, page)?;
     Ok(())
+}
+
+/// What tables go through as they grow, fragment and take unusual shapes.
+fn of_tables(mut page: String, folder: &Path) -> anyhow::Result<String> {
+    if let Some(text) = read(folder, "history")? {
+        let results: HistoryResults = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &life::history_table(&results));
+        page = report::replace_section(&page, "history", &section)?;
+    }
+    if let Some(text) = read(folder, "compaction")? {
+        let results: Figures = serde_json::from_str(&text)?;
+        let section = section(&results.commands.join("`, `"), &results.machine, &figures::goals_table(&results));
+        page = report::replace_section(&page, "compaction", &section)?;
+    }
+    if let Some(text) = read(folder, "shapes")? {
+        let results: ShapeResults = serde_json::from_str(&text)?;
+        let section = section(&results.command, &results.machine, &life::shapes_table(&results));
+        page = report::replace_section(&page, "shapes", &section)?;
+    }
+    Ok(page)
 }
 
 fn read(folder: &Path, name: &str) -> anyhow::Result<Option<String>> {

@@ -13,7 +13,7 @@ use weir_base::Kind;
 use crate::engine::{Engine, Shared};
 use crate::error::Result;
 use crate::overlap::overlap_groups;
-use crate::rewrite::{merged_files, sub_micro, write_files};
+use crate::slices;
 use crate::store::file::DataFile;
 use crate::store::{Change, Snapshot, Table};
 use crate::table::TableState;
@@ -120,8 +120,15 @@ async fn merge_files(
     inputs: Vec<Arc<DataFile>>,
     state: &Arc<TableState>,
 ) -> Result<Compacted> {
-    let merged = merged_files(table, &snapshot.schema, &inputs).await?;
-    let add = write_files(shared, table, &snapshot.schema, sub_micro(&inputs), merged).await?;
+    let add = {
+        let (shared, table) = (Arc::clone(shared), Arc::clone(table));
+        let (schema, inputs) = (Arc::clone(&snapshot.schema), inputs.clone());
+        async move { slices::write(&table, &schema, &inputs, shared.config.compact_rows).await }
+    };
+    let add = match &shared.upkeep {
+        Some(upkeep) => upkeep.run(add).await?,
+        None => add.await?,
+    };
     let rows = add.iter().map(|new| new.file.rows).sum();
     let done = Compacted { files_before: inputs.len(), files_after: add.len(), rows };
     table.commit(Change::compaction(inputs, add)).await?;
@@ -134,7 +141,9 @@ async fn merge_files(
 fn choose(shared: &Shared, snapshot: &Snapshot, thorough: bool) -> Option<Vec<Arc<DataFile>>> {
     let groups = overlap_groups(&snapshot.files);
     let rows = |group: &[Arc<DataFile>]| group.iter().map(|file| file.rows as usize).sum::<usize>();
-    let overlapping = groups.iter().filter(|group| group.len() > 1);
+    // Files of one commit hold each key once, whatever their ranges look like: merging them gains nothing, and would be chosen again.
+    let of_one_commit = |group: &[Arc<DataFile>]| group.iter().all(|file| file.order == group[0].order);
+    let overlapping = groups.iter().filter(|group| group.len() > 1 && !of_one_commit(group));
     let chosen = overlapping.min_by_key(|group| rows(group));
     if let Some(group) = chosen.filter(|group| thorough || rows(group) <= shared.config.compact_rows) {
         return Some(group.clone());

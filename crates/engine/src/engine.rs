@@ -18,6 +18,7 @@ use crate::read::{ReadSnapshot, Tables};
 use crate::recover;
 use crate::store::{RemoteStats, Store, StoreEnv, StoreOptions};
 use crate::table::TableState;
+use crate::upkeep::Upkeep;
 
 /// Segments that a full log has at least.
 const WAL_SEGMENTS_MIN: u64 = 8;
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) stop: tokio_util::sync::CancellationToken,
     closing: AtomicBool,
     pub(crate) counters: Counters,
+    /// Where files are merged; where the caller is when nothing runs by itself.
+    pub(crate) upkeep: Option<Upkeep>,
     _lock: FileLock,
 }
 
@@ -179,6 +182,8 @@ impl Engine {
         let (journal, recovery) = open_journal(&config, &env, &wal)?;
         let writer = recover::writer_id(&env, &wal, journal.next_sequence())?;
         let store = open_store(&config, &env).await?;
+        let upkeep = config.background.then(Upkeep::start).transpose();
+        let upkeep = upkeep.map_err(|error| Error::io("cannot start a thread for merges", error))?;
         let shared = Arc::new(Shared {
             memory: Memory::new(config.buffer_bytes_max),
             series_limit: SeriesLimit::new(config.series_max),
@@ -193,6 +198,7 @@ impl Engine {
             stop: tokio_util::sync::CancellationToken::new(),
             closing: AtomicBool::new(false),
             counters: Counters::default(),
+            upkeep,
             _lock: lock,
             config,
             env,

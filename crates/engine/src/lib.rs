@@ -27,10 +27,12 @@ pub mod rollup;
 pub mod rows;
 pub mod schema;
 pub mod series;
+mod slices;
 pub mod sort;
 pub mod spool;
 pub mod store;
 pub mod table;
+mod upkeep;
 mod vacuum;
 pub mod wal;
 

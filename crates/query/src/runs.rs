@@ -8,6 +8,7 @@
 
 mod direct;
 mod first;
+mod newest;
 mod states;
 
 use std::fmt::Formatter;
@@ -19,6 +20,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, internal_err};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -28,13 +30,14 @@ use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceC
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties};
 use futures::StreamExt;
 
 use direct::Direct;
 use states::State;
 
-use crate::scan::hot::Selection;
+use crate::scan::hot::{HotSource, Selection};
 
 /// Rows of a run, in the mean over a batch, below which runs do not pay.
 const RUN_ROWS_MIN: usize = 8;
@@ -46,12 +49,18 @@ const SHORT_ROWS_MIN: usize = 8192;
 pub(crate) struct RunsRule;
 
 impl PhysicalOptimizerRule for RunsRule {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         let replace = |node: Arc<dyn ExecutionPlan>| {
             if let Some(wanted) = first::wanted(&node) {
                 return Ok(Transformed::yes(wanted?));
             }
+            if let Some(narrowed) = first::by_time(&node) {
+                return Ok(Transformed::yes(narrowed?));
+            }
             let Some(aggregate) = node.downcast_ref::<AggregateExec>() else { return Ok(Transformed::no(node)) };
+            if let Some(parts) = RunsExec::apart(aggregate)? {
+                return Ok(Transformed::yes(parts));
+            }
             if let Some(runs) = RunsExec::of(aggregate)? {
                 return Ok(Transformed::yes(Arc::new(runs) as _));
             }
@@ -60,7 +69,13 @@ impl PhysicalOptimizerRule for RunsRule {
             }
             Ok(RunsExec::in_two(aggregate)?.map_or_else(|| Transformed::no(node), Transformed::yes))
         };
-        plan.transform_up(replace).data()
+        let plan = plan.transform_up(replace).data()?;
+        // What needs few of its row groups is known now.
+        plan.transform_up(|node| {
+            let spare = hot_source(&node).map(|scan| scan.spare_plan(config)).transpose()?.flatten();
+            Ok(spare.map_or_else(|| Transformed::no(Arc::clone(&node)), Transformed::yes))
+        })
+        .data()
     }
 
     fn name(&self) -> &'static str {
@@ -104,7 +119,25 @@ impl RunsExec {
             return Ok(None);
         }
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(Some(Self { aggregate: aggregate.clone(), states, direct, metrics }))
+        Ok(Some(Self { aggregate: over(aggregate, direct.as_ref())?, states, direct, metrics }))
+    }
+
+    /// A partial aggregation over some inputs as one over each of them, where one can read the cache of columns: beside it are rows that are
+    /// not yet in files, or that must be merged.
+    fn apart(aggregate: &AggregateExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(union) = aggregate.input().downcast_ref::<UnionExec>() else { return Ok(None) };
+        if *aggregate.mode() != AggregateMode::Partial {
+            return Ok(None);
+        }
+        let mut parts = Vec::new();
+        let mut gained = false;
+        for input in union.children() {
+            let part = replaced(aggregate, vec![Arc::clone(input)])?;
+            let runs = part.downcast_ref::<AggregateExec>().map(Self::of).transpose()?.flatten();
+            gained |= runs.as_ref().is_some_and(|runs| runs.direct.is_some());
+            parts.push(runs.map_or(part, |runs| Arc::new(runs)));
+        }
+        if gained { UnionExec::try_new(parts).map(Some) } else { Ok(None) }
     }
 
     /// A final aggregation over one partition of runs without spreading these over several first.
@@ -153,9 +186,11 @@ impl RunsExec {
     }
 
     /// The same where only the groups of the `count` first buckets of one group are wanted.
-    fn first(&self, group: usize, descending: bool, count: usize) -> Option<Self> {
+    fn first(&self, group: usize, descending: bool, count: usize) -> Option<Result<Self>> {
         let direct = self.direct.as_ref()?.first(group, descending, count)?;
-        Some(Self { direct: Some(direct), metrics: ExecutionPlanMetricsSet::new(), ..self.clone() })
+        let aggregate = over(&self.aggregate, Some(&direct));
+        let metrics = ExecutionPlanMetricsSet::new();
+        Some(aggregate.map(|aggregate| Self { aggregate, direct: Some(direct), metrics, ..self.clone() }))
     }
 
     /// The states of the runs of all units of a partition.
@@ -175,11 +210,11 @@ impl RunsExec {
                             return Ok(batch.map(|batch| (batch, (runs, direct, Stage::Rest(rest), metrics))));
                         }
                     };
-                    let Some(selected) = selection.next().await? else { return Ok(None) };
+                    let Some(selected) = direct.next(&mut selection).await? else { return Ok(None) };
                     let timer = metrics.elapsed_compute().timer();
                     let found = direct.runs(&selected)?;
                     let rows: usize = found.iter().map(ExactSizeIterator::len).sum();
-                    let short = !begun && direct.skips().is_none() && found.len() * RUN_ROWS_MIN > rows;
+                    let short = !begun && !direct.stays() && found.len() * RUN_ROWS_MIN > rows;
                     if short && !runs.aggregate.group_expr().expr().is_empty() && rows > SHORT_ROWS_MIN {
                         stage = Stage::Rest(runs.batches(partition, &context)?);
                         continue;
@@ -230,6 +265,20 @@ impl RunsExec {
         let properties = Arc::clone(self.aggregate.input().properties());
         let input = Arc::new(Rest { schema, properties, stream: Mutex::new(Some(stream)) });
         replaced(&self.aggregate, vec![input])?.execute(0, Arc::clone(context))
+    }
+}
+
+fn hot_source(node: &Arc<dyn ExecutionPlan>) -> Option<&HotSource> {
+    node.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref()
+}
+
+/// The same over what is read in the place of its input.
+fn over(aggregate: &AggregateExec, direct: Option<&Direct>) -> Result<AggregateExec> {
+    let Some(source) = direct.and_then(Direct::narrow) else { return Ok(aggregate.clone()) };
+    let replaced = replaced(aggregate, vec![DataSourceExec::from_data_source(source.clone())])?;
+    match replaced.downcast_ref::<AggregateExec>() {
+        Some(aggregate) => Ok(aggregate.clone()),
+        None => internal_err!("an aggregation over another input is none"),
     }
 }
 
@@ -289,8 +338,14 @@ impl ExecutionPlan for RunsExec {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let aggregate = replaced(&self.aggregate, children)?;
-        let runs = aggregate.downcast_ref::<AggregateExec>().map(Self::of).transpose()?.flatten();
-        Ok(runs.map_or(aggregate, |runs| Arc::new(runs)))
+        let Some(rows) = aggregate.downcast_ref::<AggregateExec>() else { return Ok(aggregate) };
+        // What was narrowed stays so over the same rows. What was found so far is forgotten: a recursive query runs its plan again.
+        let narrow = self.direct.as_ref().filter(|direct| direct.narrow().is_some());
+        if let (Some(direct), Some(source)) = (narrow, hot_source(rows.input())) {
+            let direct = Some(direct.anew(source));
+            return Ok(Arc::new(Self { aggregate: rows.clone(), direct, ..Self::clone(&self) }));
+        }
+        Ok(Self::of(rows)?.map_or(aggregate, |runs| Arc::new(runs)))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

@@ -131,19 +131,7 @@ impl SnapshotTable {
             plans.push(hot);
             return Ok(plans);
         }
-        let (mut whole, mut clipped) = (Vec::new(), Vec::new());
-        for (file, times) in files {
-            match times {
-                None => whole.push(file),
-                Some(times) => clipped.push((file, times)),
-            }
-        }
-        if !whole.is_empty() {
-            plans.push(self.files.scan_whole(&whole, asked, partitions)?);
-        }
-        if !clipped.is_empty() {
-            plans.push(self.files.scan_clipped(&clipped, asked, partitions)?);
-        }
+        plans.extend(self.files.scan_cold(&files, asked, partitions)?);
         Ok(plans)
     }
 

@@ -104,6 +104,34 @@ async fn the_last_write_wins_across_requests_flushes_files_and_restarts_e3() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_too_many_for_one_merged_file_become_files_that_follow_each_other_e3() {
+    const ROWS: usize = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, _) = open(Config { compact_rows: ROWS, ..config(dir.path()) }).await;
+    // Two files over the same times; no range of a tag tells parts of them apart.
+    for parity in 0..2 {
+        let line = |number: usize| {
+            let (host, step) = (number % 20, number / 20 * 2 + parity);
+            format!("m,host=h{host},rack=r{} v={number}i {}\n", host % 3, step as u64 * 60_000_000_001)
+        };
+        write(&engine, &(0..2000).map(line).collect::<String>()).await;
+        engine.flush(None).await.unwrap();
+    }
+    let expected = rows(&engine, "m").await;
+    let merging = engine.compact("db", None);
+    let done = tokio::time::timeout(Duration::from_secs(120), merging).await.expect("a compaction ends").unwrap();
+    assert_eq!((done.files_before, done.rows), (2, 4000));
+    let mut files = engine.snapshot("db", "m").await.unwrap().unwrap().files;
+    files.sort_by_key(|file| file.time_min);
+    assert!((35..=40).contains(&files.len()), "{}", files.len());
+    assert!(files.windows(2).all(|pair| pair[0].time_max < pair[1].time_min), "{files:?}");
+    assert!(files.iter().all(|file| file.rows <= 2 * ROWS as u64), "{files:?}");
+    assert_eq!(rows(&engine, "m").await, expected);
+    assert_eq!(engine.compact("db", None).await.unwrap().files_before, 0);
+    engine.close(Duration::from_secs(30)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_a_crash_once_e1() {
     let dir = tempfile::tempdir().unwrap();
     let mut expected = BTreeMap::new();

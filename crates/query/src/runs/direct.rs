@@ -4,7 +4,8 @@
 //! galloping (buckets of time) without looking at the rows between. What is aggregated is the cached array itself, a range at a time.
 //!
 //! Where only the first buckets are wanted (`ORDER BY bucket DESC LIMIT n`), rows that lie behind the n best buckets found so far are
-//! skipped: their groups cannot be among the first n any more ([`First`]).
+//! skipped: their groups cannot be among the first n any more ([`First`]). Where only the newest rows of each group matter, older row groups
+//! are left out ([`Newest`]).
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
@@ -23,9 +24,10 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use weir_engine::read::Times;
 use weir_engine::schema::TIME;
 
+use super::newest::Newest;
 use super::states::State;
 use crate::functions::Buckets;
-use crate::scan::hot::{HotSource, Rows, Selected, Selection, Stretches};
+use crate::scan::hot::{HotSource, Rows, Selected, Selection, Stretches, UnitColumns};
 
 /// An aggregation that can be read so.
 #[derive(Debug, Clone)]
@@ -42,6 +44,9 @@ pub(super) struct Direct {
     /// Over `values`.
     states: Vec<State>,
     first: Option<First>,
+    newest: Option<Newest>,
+    /// Whether all of the source would be too much for the cache.
+    large: bool,
 }
 
 /// Some columns of the logical layout.
@@ -123,16 +128,37 @@ impl Direct {
         let groups =
             groups.into_iter().map(|group| reassign_expr_columns(group, &keys.schema)).collect::<Result<_>>()?;
         let values = Over::of(source, states.iter().flat_map(State::expressions))?;
-        let states = states.iter().map(|state| state.over(&values.schema)).collect::<Result<_>>()?;
-        let tags = tags.into_iter().collect();
-        Ok(Some(Self { source: source.clone(), keys, groups, tags, grids, values, states, first: None }))
+        let states = states.iter().map(|state| state.over(&values.schema)).collect::<Result<Vec<_>>>()?;
+        let mut tags: Vec<usize> = tags.into_iter().collect();
+        tags.sort_unstable();
+        let newest = Newest::of(&states).filter(|_| grids.is_empty() && !tags.is_empty());
+        let large = source.is_large();
+        let source = if newest.is_some() { source.narrowed(true) } else { source.clone() };
+        Ok(Some(Self { source, keys, groups, tags, grids, values, states, first: None, newest, large }))
     }
 
     /// The same where only the groups of the `count` first buckets of one group are wanted; `None` when that is on no grid.
     pub(super) fn first(&self, group: usize, descending: bool, count: usize) -> Option<Self> {
         let (_, grid) = self.grids.iter().find(|(index, _)| *index == group)?;
         let first = First { grid: *grid, descending, count, found: Arc::default() };
-        Some(Self { first: Some(first), ..self.clone() })
+        Some(Self { first: Some(first), source: self.source.narrowed(descending), ..self.clone() })
+    }
+
+    /// The same over `source`, which reads the same rows, with nothing found yet.
+    pub(super) fn anew(&self, source: &HotSource) -> Self {
+        let first = self.first.clone().map(|first| First { found: Arc::default(), ..first });
+        let newest = self.newest.as_ref().map(Newest::anew);
+        Self { source: source.clone(), first, newest, ..self.clone() }
+    }
+
+    /// What it reads, if most of that is left out: it may stay where all of it would be too much for the cache.
+    pub(super) fn narrow(&self) -> Option<&HotSource> {
+        Some(&self.source).filter(|source| source.is_narrow())
+    }
+
+    /// Whether it goes on also where groups turn out to be short: it skips rows, or all of them would be too much for the cache.
+    pub(super) fn stays(&self) -> bool {
+        self.first.is_some() || self.large
     }
 
     /// Whether rows are skipped because only some groups are wanted.
@@ -142,6 +168,47 @@ impl Direct {
 
     pub(super) fn selection(&self, partition: usize, context: Arc<TaskContext>) -> Result<Selection> {
         self.source.selection(partition, context)
+    }
+
+    /// The next unit that matters.
+    pub(super) async fn next(&self, selection: &mut Selection) -> Result<Option<Selected>> {
+        loop {
+            let times = self.first.as_ref().map_or(i64::MIN..=i64::MAX, First::times);
+            let Some((unit, rows)) = selection.unit(&times)? else { return Ok(None) };
+            if let Some(newest) = &self.newest {
+                let (columns, passing) = selection.tags(&unit, rows.clone(), &self.tags).await?;
+                let mut firsts = Vec::new();
+                for rows in passing {
+                    firsts.extend(self.by_tags(&columns, rows)?.iter().map(|rows| rows.start));
+                }
+                if !newest.may_change(&self.groups(&columns, &firsts.into())?, *unit.times.end())? {
+                    selection.skip();
+                    continue;
+                }
+            }
+            if let Some(selected) = selection.read(&unit, rows).await? {
+                return Ok(Some(selected));
+            }
+        }
+    }
+
+    /// Cuts rows where a tag changes.
+    fn by_tags(&self, columns: &UnitColumns, rows: Rows) -> Result<Vec<Rows>> {
+        let mut pieces = vec![rows];
+        for tag in &self.tags {
+            let tag = columns.get(*tag)?;
+            let mut cut = Vec::with_capacity(pieces.len());
+            pieces.iter().for_each(|rows| tag.each_run(rows, |_, rows| cut.push(rows)));
+            pieces = cut;
+        }
+        Ok(pieces)
+    }
+
+    /// The groups of some rows.
+    fn groups(&self, columns: &UnitColumns, rows: &UInt32Array) -> Result<Vec<ArrayRef>> {
+        let keys = self.keys.columns.iter().map(|column| columns.get(*column)?.take(rows));
+        let keys = self.keys.batch(keys.collect::<Result<Vec<_>>>()?, rows.len())?;
+        self.groups.iter().map(|group| group.evaluate(&keys)?.into_array(rows.len())).collect()
     }
 
     /// Where groups end among the selected rows of a unit.
@@ -154,14 +221,7 @@ impl Direct {
                 None => rows.clone(),
             };
             let before = runs.len();
-            let mut pieces = vec![rows];
-            for tag in &self.tags {
-                let tag = selected.columns.get(*tag)?;
-                let mut cut = Vec::with_capacity(pieces.len());
-                pieces.iter().for_each(|rows| tag.each_run(rows, |_, rows| cut.push(rows)));
-                pieces = cut;
-            }
-            for rows in pieces {
+            for rows in self.by_tags(&selected.columns, rows)? {
                 self.cut(stretches.times, rows, &mut runs);
             }
             if let Some(first) = &self.first {
@@ -197,10 +257,7 @@ impl Direct {
     /// The states of the runs of a unit, in the layout of a partial aggregation.
     pub(super) fn states(&self, selected: &Selected, runs: &[Range<usize>], schema: &SchemaRef) -> Result<RecordBatch> {
         let firsts = UInt32Array::from_iter_values(runs.iter().map(|run| run.start as u32));
-        let keys = self.keys.columns.iter().map(|column| selected.columns.get(*column)?.take(&firsts));
-        let keys = self.keys.batch(keys.collect::<Result<Vec<_>>>()?, runs.len())?;
-        let groups = self.groups.iter().map(|group| group.evaluate(&keys)?.into_array(runs.len()));
-        let mut columns = groups.collect::<Result<Vec<ArrayRef>>>()?;
+        let mut columns = self.groups(&selected.columns, &firsts)?;
         let rows = selected.columns.rows()?;
         let values = self.values.columns.iter().map(|column| selected.columns.get(*column)?.whole());
         let values = self.values.batch(values.collect::<Result<Vec<_>>>()?, rows)?;
@@ -210,7 +267,11 @@ impl Direct {
             }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(runs.len()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+        let states = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?;
+        if let Some(newest) = &self.newest {
+            newest.note(&states, self.groups.len())?;
+        }
+        Ok(states)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Finds aggregations of which only the first groups are wanted.
+//! Finds aggregations of which only the first groups are wanted, and scans of which only the first rows are.
 
 use std::sync::Arc;
 
@@ -13,7 +13,12 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::physical_plan::union::UnionExec;
+use weir_engine::schema::TIME;
+
 use super::RunsExec;
+use crate::scan::hot::HotSource;
 
 /// The node with an aggregation below it that knows how many of its groups are wanted; `None` where there is none.
 ///
@@ -24,6 +29,39 @@ pub(super) fn wanted(node: &Arc<dyn ExecutionPlan>) -> Option<Result<Arc<dyn Exe
     let column = by.expr.downcast_ref::<Column>()?.index();
     let below = below(sort.input(), column, by.options.descending, count)?;
     Some(below.and_then(|below| replaced(node, below)))
+}
+
+/// A sort by time with a limit, above scans that come in that order: once the sort has its rows, it bounds the time of those to come.
+pub(super) fn by_time(node: &Arc<dyn ExecutionPlan>) -> Option<Result<Arc<dyn ExecutionPlan>>> {
+    let sort = node.downcast_ref::<SortExec>().filter(|sort| sort.fetch().is_some())?;
+    let by = sort.expr().first();
+    let column = by.expr.downcast_ref::<Column>()?.index();
+    let below = narrowed(sort.input(), column, by.options.descending)?;
+    Some(below.and_then(|below| replaced(node, below)))
+}
+
+fn narrowed(node: &Arc<dyn ExecutionPlan>, column: usize, descending: bool) -> Option<Result<Arc<dyn ExecutionPlan>>> {
+    if let Some(scan) = node.downcast_ref::<DataSourceExec>() {
+        let source = scan.data_source().downcast_ref::<HotSource>()?;
+        let by_time = source.bounds_times() && source.logical().field(*source.output().get(column)?).name() == TIME;
+        return by_time.then(|| Ok(DataSourceExec::from_data_source(source.narrowed(descending)) as _));
+    }
+    let column = match node.downcast_ref::<ProjectionExec>() {
+        Some(projection) => projection.expr().get(column)?.expr.downcast_ref::<Column>()?.index(),
+        None if node.is::<RepartitionExec>() || node.is::<CoalescePartitionsExec>() || node.is::<UnionExec>() => column,
+        None => return None,
+    };
+    let mut children: Vec<Arc<dyn ExecutionPlan>> = node.children().into_iter().cloned().collect();
+    let mut any = false;
+    for child in &mut children {
+        match narrowed(child, column, descending) {
+            Some(Ok(better)) => (*child, any) = (better, true),
+            Some(Err(error)) => return Some(Err(error)),
+            None => {}
+        }
+    }
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    any.then(|| Arc::clone(node).replace_children(children, options))
 }
 
 fn replaced(node: &Arc<dyn ExecutionPlan>, below: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -40,7 +78,8 @@ fn below(
     if let Some(runs) = node.downcast_ref::<RunsExec>() {
         // A sort further down may have asked before.
         let known = runs.direct.as_ref()?.skips().is_some();
-        return (!known).then(|| runs.first(column, descending, count)).flatten().map(|runs| Ok(Arc::new(runs) as _));
+        let first = (!known).then(|| runs.first(column, descending, count)).flatten();
+        return first.map(|runs| runs.map(|runs| Arc::new(runs) as _));
     }
     if node.fetch().is_some() {
         return None;

@@ -83,6 +83,16 @@ impl State {
         }
     }
 
+    /// Where, among the columns of its state, the time is up to which older rows change nothing, and whether there is such a row yet; `None`
+    /// when older rows always matter. Then how many columns there are.
+    pub(super) fn newest(&self) -> Option<(usize, Option<usize>, usize)> {
+        match &self.kind {
+            Kind::Max if is_time(&self.value) => Some((0, None, 1)),
+            Kind::Extreme { last: true, order } if is_time(order) => Some((1, Some(2), 3)),
+            _ => None,
+        }
+    }
+
     /// The same over another choice of columns.
     pub(super) fn over(&self, schema: &Schema) -> Result<Self> {
         let of = |expr: &Arc<dyn PhysicalExpr>| reassign_expr_columns(Arc::clone(expr), schema);

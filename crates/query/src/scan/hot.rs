@@ -5,7 +5,8 @@
 //! run of rows ([`mod@column`]), times ascend in stretches. A predicate on a tag is therefore asked once a run and a bound of time is found by
 //! halving ([`select`]); only a predicate on a field looks at rows, and only then are the other columns touched.
 //!
-//! A scan takes this way when its columns are a small enough part of the cache ([`HotFiles::fits`]); else it reads Parquet as it comes.
+//! A scan takes this way when its columns are a small enough part of the cache ([`HotFiles::fits`]), or when it needs few of its row groups
+//! (the newest first: [`HotSource::narrowed`]); else it reads Parquet as it comes ([`Spare`]).
 //! Only parts that nothing overlaps are read so: every filter, and every limit, may sink into the scan.
 
 mod cache;
@@ -15,9 +16,11 @@ mod filter;
 mod load;
 mod select;
 mod source;
+mod spare;
 
 pub(crate) use cache::ColumnCache;
 pub(crate) use column::{HotColumn, Rows};
-pub(crate) use load::{HotFiles, Unit};
+pub(crate) use load::{HotFiles, Unit, UnitColumns};
 pub(crate) use select::Stretches;
 pub(crate) use source::{HotSource, Selected, Selection};
+pub(crate) use spare::Spare;

@@ -26,7 +26,7 @@ use weir_engine::read::Times;
 use weir_engine::schema::TIME;
 use weir_engine::store::file::DataFile;
 
-use super::hot::{ColumnCache, HotFiles, HotSource, Unit};
+use super::hot::{ColumnCache, HotFiles, HotSource, Spare, Unit};
 use super::prune::Pruning;
 use super::{Columns, StoredColumns, merge_exec};
 
@@ -69,7 +69,8 @@ impl Files {
         &self.schema
     }
 
-    /// Parts of files that share no key with anything, through the cache of columns; `None` when they are too much for it.
+    /// Parts of files that share no key with anything, through the cache of columns; `None` when that cannot be. What is too much for it has
+    /// a spare plan: see [`Spare`].
     pub(crate) async fn scan_hot(
         &self,
         parts: &[(Arc<DataFile>, Option<Times>)],
@@ -94,16 +95,18 @@ impl Files {
         let mut read: Vec<usize> = columns.iter().copied().chain([TIME_INDEX]).collect();
         read.sort_unstable();
         read.dedup();
-        if units.is_empty() || !hot.fits(&units, &read, self.caches.memory) {
+        if units.is_empty() || !hot.decodes(&units, &read, self.caches.memory) {
             return Ok(None);
         }
+        let spare = Spare { files: self.clone(), parts: parts.to_vec() };
+        let spare = (!hot.fits(&units, &read)).then(|| Arc::new(spare));
         let rows: u64 = units.iter().map(|unit| u64::from(unit.rows)).sum();
         let files: Vec<&DataFile> = parts.iter().map(|(file, _)| &**file).collect();
         let mut statistics = self.statistics(&files);
         statistics.num_rows = Precision::Exact(to_usize(rows));
         let selected = hot.selected(&units, filters)?.unwrap_or(rows);
         let partitions = to_usize(selected.div_ceil(PARTITION_ROWS_MIN)).clamp(1, partitions);
-        let source = HotSource::new(hot, units, columns.to_vec(), partitions, statistics)?;
+        let source = HotSource::new(hot, units, columns.to_vec(), partitions, statistics)?.with_spare(spare);
         Ok(Some(DataSourceExec::from_data_source(source)))
     }
 
@@ -130,14 +133,38 @@ impl Files {
                 path: Arc::clone(&path),
                 row_group: number(index as i64)?,
                 rows: number(group.num_rows())?,
+                times: file.time_min..=file.time_max,
                 clip: clip.cloned(),
             })
         })
         .collect()
     }
 
+    /// Parts of files that share no key with anything, as Parquet comes: one scan of whole files and one of clipped ones.
+    pub(crate) fn scan_cold(
+        &self,
+        parts: &[(Arc<DataFile>, Option<Times>)],
+        columns: &[usize],
+        partitions: usize,
+    ) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+        let (mut whole, mut clipped, mut plans) = (Vec::new(), Vec::new(), Vec::new());
+        for (file, times) in parts {
+            match times {
+                None => whole.push(Arc::clone(file)),
+                Some(times) => clipped.push((Arc::clone(file), times.clone())),
+            }
+        }
+        if !whole.is_empty() {
+            plans.push(self.scan_whole(&whole, columns, partitions)?);
+        }
+        if !clipped.is_empty() {
+            plans.push(self.scan_clipped(&clipped, columns, partitions)?);
+        }
+        Ok(plans)
+    }
+
     /// Whole files that share no key with anything: counts may be taken from what is known of them.
-    pub(crate) fn scan_whole(
+    fn scan_whole(
         &self,
         files: &[Arc<DataFile>],
         columns: &[usize],
@@ -151,7 +178,7 @@ impl Files {
     }
 
     /// Files from which only some times may be taken, each its own.
-    pub(crate) fn scan_clipped(
+    fn scan_clipped(
         &self,
         files: &[(Arc<DataFile>, Times)],
         columns: &[usize],

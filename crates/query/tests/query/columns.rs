@@ -1,4 +1,4 @@
-//! The cache of decoded columns changes no answer: not when it is empty, not when it holds all, not when it holds nothing (C1).
+//! The cache of decoded columns changes no answer: not when it is empty, not when it holds all, a part, or nothing (C1).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,8 +44,18 @@ fn world(cached: bool) -> &'static World {
     static PLAIN: OnceLock<World> = OnceLock::new();
     match cached {
         true => CACHED.get_or_init(World::new),
-        false => PLAIN.get_or_init(|| World::with(|settings| settings.query_column_bytes_max = ByteSize::new(0))),
+        false => PLAIN.get_or_init(|| limited(0)),
     }
+}
+
+fn limited(bytes: u64) -> World {
+    World::with(|settings| settings.query_column_bytes_max = ByteSize::new(bytes))
+}
+
+/// Its cache takes any row group and no table of some size.
+fn tight() -> &'static World {
+    static TIGHT: OnceLock<World> = OnceLock::new();
+    TIGHT.get_or_init(|| limited(1500))
 }
 
 fn fields() -> impl Strategy<Value = Fields> {
@@ -71,8 +81,7 @@ proptest! {
     fn answers_are_the_same_with_and_without_it_c1(rows in rows()) {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let database = format!("columns{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        for cached in [true, false] {
-            let world = world(cached);
+        for world in [world(true), world(false), tight()] {
             world.create(&database, "m", &schema(SCHEMA));
             // A second file, apart, lacks the last tag and knows a part of the fields.
             world.file(&database, "m", &rows, 7);
@@ -85,6 +94,9 @@ proptest! {
                 let found = world(true).ask(&database, sql).unwrap();
                 let plan = || world(true).ask(&database, &format!("EXPLAIN {sql}")).unwrap();
                 prop_assert_eq!(&found, &expected, "{}: {}\n{}", temperature, sql, plan());
+                let found = tight().ask(&database, sql).unwrap();
+                let plan = || tight().ask(&database, &format!("EXPLAIN {sql}")).unwrap();
+                prop_assert_eq!(&found, &expected, "tight, {}: {}\n{}", temperature, sql, plan());
             }
         }
     }
@@ -115,4 +127,50 @@ fn plans_read_columns_where_they_fit_and_parquet_where_they_do_not_s1() {
     world.ask("plans", groups).unwrap();
     let again = world.engine.columns();
     assert!(again.0 == bytes && again.1 > hits && again.2 == misses, "{again:?} after {:?}", (bytes, hits, misses));
+}
+
+/// What time and history cost: an hour is a file, and the cache takes one of them but not all.
+#[test]
+fn older_row_groups_are_left_out_where_the_newest_rows_tell_all() {
+    const HOURS: i64 = 60;
+    let world = limited(1500);
+    world.create("history", "m", &schema("host:tag; v:integer; w:integer"));
+    for hour in 0..HOURS {
+        let time = |row: i64| (hour * 3_600_000_000 + row) * 1_000;
+        let last = if hour == HOURS - 1 { "-" } else { "8" };
+        let mut rows = format!("a | {hour},1 | {}\nb | {hour},1 | {}\nhalf | {last},9 | {}", time(0), time(1), time(2));
+        if hour == 10 {
+            rows += &format!("\ngone | 7,7 | {}", time(3));
+        }
+        world.file("history", "m", &crate::world::rows(&rows), 3);
+    }
+    let read = |sql: &str| {
+        let plan = world.ask("history", &format!("EXPLAIN ANALYZE {sql}")).unwrap();
+        let number = |name: &str| {
+            let digits =
+                plan.split(name).skip(1).last().map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap());
+            digits.and_then(|digits| digits.parse::<i64>().ok()).unwrap_or_else(|| panic!("no {name} in {plan}"))
+        };
+        (number(" row_groups="), number("row_groups_skipped="))
+    };
+    let newest = HOURS - 1;
+    let last =
+        "SELECT host, last(v, time) AS v, max(time) AS t FROM m WHERE host IN ('a', 'b') GROUP BY host ORDER BY host";
+    assert_eq!(read(last), (1, newest));
+    // One that was last seen long ago, and one whose newest row has no value, are looked for as far back as they are.
+    let all = "SELECT host, last(v, time) AS v, last(w, time) AS w FROM m GROUP BY host ORDER BY host";
+    assert_eq!(read(all), (3, HOURS - 3));
+    let answer = world.ask("history", all).unwrap();
+    for row in ["a,59,1", "b,59,1", "gone,7,7", "half,8,9"] {
+        assert!(answer.contains(row), "{row} is not in {answer}");
+    }
+    // Rows of any age may have changed a maximum.
+    let most = "SELECT host, max(v) AS v FROM m GROUP BY host ORDER BY host";
+    assert!(world.ask("history", &format!("EXPLAIN {most}")).unwrap().contains("file_type=parquet"));
+    let buckets = "SELECT date_trunc('hour', time) AS t, sum(v) AS v FROM m GROUP BY 1 ORDER BY 1 DESC LIMIT 2";
+    assert_eq!(read(buckets), (2, HOURS - 2));
+    let oldest = "SELECT date_trunc('hour', time) AS t, sum(v) AS v FROM m GROUP BY 1 ORDER BY 1 LIMIT 2";
+    assert_eq!(read(oldest), (2, HOURS - 2));
+    assert_eq!(read("SELECT * FROM m ORDER BY time DESC LIMIT 3"), (1, newest));
+    assert_eq!(read("SELECT * FROM m ORDER BY time LIMIT 4"), (2, HOURS - 2));
 }

@@ -43,6 +43,8 @@ pub(crate) struct Unit {
     pub(crate) path: Arc<str>,
     pub(crate) row_group: u32,
     pub(crate) rows: u32,
+    /// No row has a time outside.
+    pub(crate) times: Times,
     /// Only rows with these times may be taken; `None` when all may.
     pub(crate) clip: Option<Times>,
 }
@@ -78,13 +80,19 @@ impl UnitColumns {
 }
 
 impl HotFiles {
-    /// Whether a scan of these units may go through the cache, and its queries' memory: `memory` is that of one.
-    pub(crate) fn fits(&self, units: &[Unit], columns: &[usize], memory: ByteSize) -> bool {
+    /// Whether the cache may take all of these units.
+    pub(crate) fn fits(&self, units: &[Unit], columns: &[usize]) -> bool {
         let row_bytes: u64 = columns.iter().map(|column| self.row_bytes(*column)).sum();
-        let largest = units.iter().map(|unit| u64::from(unit.rows)).max().unwrap_or(0);
         let rows: u64 = units.iter().map(|unit| u64::from(unit.rows)).sum();
         rows.saturating_mul(row_bytes) <= self.cache.limit().bytes() / CACHE_SHARE
-            && largest.saturating_mul(row_bytes) <= memory.bytes() / MEMORY_SHARE
+    }
+
+    /// Whether any one of these units fits into the cache, and a query may take the memory to decode it: `memory` is all that it may take.
+    pub(crate) fn decodes(&self, units: &[Unit], columns: &[usize], memory: ByteSize) -> bool {
+        let row_bytes: u64 = columns.iter().map(|column| self.row_bytes(*column)).sum();
+        let largest = units.iter().map(|unit| u64::from(unit.rows)).max().unwrap_or(0);
+        let bytes = largest.saturating_mul(row_bytes);
+        bytes <= self.cache.limit().bytes() / CACHE_SHARE && bytes <= memory.bytes() / MEMORY_SHARE
     }
 
     /// How many rows the filters over keys leave, where that can be told at once: they ask for tags, and all that it takes is in the cache.

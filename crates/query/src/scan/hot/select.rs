@@ -69,14 +69,8 @@ fn first_at(times: &[i64], first: i64) -> usize {
     }
 }
 
-/// Rows of `rows` within `times` whose tags pass, ascending; each range lies within one stretch.
-pub(crate) fn select(
-    files: &HotFiles,
-    columns: &UnitColumns,
-    filters: &Filters,
-    rows: Rows,
-    times: &Times,
-) -> Result<Vec<Rows>> {
+/// Rows of `rows` whose tags pass, ascending.
+pub(super) fn passing(files: &HotFiles, columns: &UnitColumns, filters: &Filters, rows: Rows) -> Result<Vec<Rows>> {
     let mut passing = vec![rows];
     for (column, filter) in &filters.tags {
         let tag = columns.get(*column)?;
@@ -99,6 +93,18 @@ pub(crate) fn select(
         }
         passing = kept;
     }
+    Ok(passing)
+}
+
+/// Rows of `rows` within `times` whose tags pass, ascending; each range lies within one stretch.
+pub(crate) fn select(
+    files: &HotFiles,
+    columns: &UnitColumns,
+    filters: &Filters,
+    rows: Rows,
+    times: &Times,
+) -> Result<Vec<Rows>> {
+    let passing = passing(files, columns, filters, rows)?;
     let stretches = Stretches::of(columns)?;
     let mut selected = Vec::with_capacity(passing.len());
     for rows in &passing {

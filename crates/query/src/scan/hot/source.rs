@@ -11,7 +11,7 @@ use datafusion::common::{Result, Statistics};
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::source::DataSource;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{Column, DynamicFilterTracking};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
@@ -23,26 +23,31 @@ use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, RecordOutput,
 };
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use weir_engine::read::Times;
 
 use super::column::Rows;
 use super::cursor::{Cursor, Output};
 use super::filter::Filters;
 use super::load::UnitColumns;
-use super::select::select;
-use super::{HotFiles, Unit};
+use super::select::{passing, select};
+use super::{HotFiles, Spare, Unit};
 
 /// Row groups of one table, read through the cache of columns.
 #[derive(Debug, Clone)]
 pub(crate) struct HotSource {
     files: HotFiles,
     units: Arc<[Unit]>,
+    /// Whether units come in the order of time, and most of them are not needed.
+    narrow: bool,
+    /// What reads the same when it is too much for the cache.
+    pub(super) spare: Option<Arc<Spare>>,
     /// What it gives, as places in the logical layout.
-    output: Vec<usize>,
+    pub(super) output: Vec<usize>,
     schema: SchemaRef,
     /// Over the logical layout.
-    filters: Vec<Arc<dyn PhysicalExpr>>,
-    partitions: usize,
-    fetch: Option<usize>,
+    pub(super) filters: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) partitions: usize,
+    pub(super) fetch: Option<usize>,
     /// Of all rows and the columns of the logical layout, without filters.
     statistics: Arc<Statistics>,
     metrics: ExecutionPlanMetricsSet,
@@ -51,6 +56,8 @@ pub(crate) struct HotSource {
 /// The units of one partition, each with the rows that are its part of it.
 struct Share {
     units: Arc<[Unit]>,
+    /// The unit to begin with.
+    first: usize,
     partition: usize,
     partitions: usize,
     taken: usize,
@@ -59,13 +66,11 @@ struct Share {
 impl Iterator for Share {
     type Item = (Unit, Rows);
 
-    /// Partitions begin at different units, so that one does not wait for what another decodes.
     fn next(&mut self) -> Option<(Unit, Rows)> {
         if self.taken == self.units.len() {
             return None;
         }
-        let first = self.units.len() * self.partition / self.partitions;
-        let unit = &self.units[(first + self.taken) % self.units.len()];
+        let unit = &self.units[(self.first + self.taken) % self.units.len()];
         self.taken += 1;
         let cut = |part: usize| (u64::from(unit.rows) * part as u64 / self.partitions as u64) as u32;
         Some((unit.clone(), cut(self.partition)..cut(self.partition + 1)))
@@ -78,6 +83,7 @@ struct Counts {
     cached: Count,
     decoded: Count,
     row_groups: Count,
+    skipped: Count,
 }
 
 /// One partition on its way: the units to come, and the selected rows of each when its turn comes.
@@ -110,6 +116,8 @@ impl HotSource {
         Ok(Self {
             files,
             units: units.into(),
+            narrow: false,
+            spare: None,
             output,
             schema,
             filters: Vec::new(),
@@ -118,6 +126,39 @@ impl HotSource {
             statistics: Arc::new(statistics),
             metrics: ExecutionPlanMetricsSet::new(),
         })
+    }
+
+    /// The same, with what reads Parquet in its place.
+    pub(crate) fn with_spare(self, spare: Option<Arc<Spare>>) -> Self {
+        Self { spare, ..self }
+    }
+
+    /// The same where most row groups will not be needed once the newest (or oldest) have been read.
+    pub(crate) fn narrowed(&self, newest: bool) -> Self {
+        let mut units = self.units.to_vec();
+        match newest {
+            true => units.sort_by_key(|unit| std::cmp::Reverse((*unit.times.end(), *unit.times.start()))),
+            false => units.sort_by_key(|unit| (*unit.times.start(), *unit.times.end())),
+        }
+        let metrics = ExecutionPlanMetricsSet::new();
+        Self { units: units.into(), narrow: true, spare: None, metrics, ..self.clone() }
+    }
+
+    /// Whether a filter that changes while the scan runs may bound its times.
+    pub(crate) fn bounds_times(&self) -> bool {
+        let dynamic =
+            |filter: &Arc<dyn PhysicalExpr>| DynamicFilterTracking::classify(filter).contains_dynamic_filter();
+        self.fetch.is_none() && self.filters.iter().any(dynamic)
+    }
+
+    /// Whether all of it would be too much for the cache.
+    pub(crate) fn is_large(&self) -> bool {
+        self.spare.is_some()
+    }
+
+    /// Whether most row groups will not be needed.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.narrow
     }
 
     /// The columns that it gives, as places in the logical layout.
@@ -152,8 +193,12 @@ impl HotSource {
             cached: count("columns_cached"),
             decoded: count("columns_decoded"),
             row_groups: count("row_groups"),
+            skipped: count("row_groups_skipped"),
         };
-        let share = Share { units: Arc::clone(&self.units), partition, partitions: self.partitions, taken: 0 };
+        // Partitions begin at different units, so that one does not wait for what another decodes.
+        let first = if self.narrow { partition } else { self.units.len() * partition / self.partitions };
+        let (units, partitions) = (Arc::clone(&self.units), self.partitions);
+        let share = Share { units, first, partition, partitions, taken: 0 };
         Ok(Selection { source: self.clone(), share, filters, wanted, context, counts })
     }
 }
@@ -164,27 +209,65 @@ impl Selection {
     }
 
     /// The next unit that has rows left; `None` when there are no more.
-    pub(crate) async fn next(&mut self) -> Result<Option<Selected>> {
+    async fn next(&mut self) -> Result<Option<Selected>> {
+        while let Some((unit, rows)) = self.unit(&(i64::MIN..=i64::MAX))? {
+            if let Some(selected) = self.read(&unit, rows).await? {
+                return Ok(Some(selected));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next unit that may have rows within `times`, and the partition's rows of it; `None` when there are no more.
+    pub(crate) fn unit(&mut self, times: &Times) -> Result<Option<(Unit, Rows)>> {
+        let now = self.filters.times_now()?;
+        let (from, to) = (*now.start().max(times.start()), *now.end().min(times.end()));
         for (unit, rows) in self.share.by_ref() {
             if rows.is_empty() {
                 continue;
             }
-            let files = &self.source.files;
-            let pool = self.context.memory_pool();
-            let (columns, cached) = files.columns(&unit, &self.wanted, pool, &self.source.metrics).await?;
-            self.counts.cached.add(cached);
-            self.counts.decoded.add(self.wanted.len() - cached);
-            self.counts.row_groups.add(1);
-            let mut times = self.filters.times_now()?;
-            if let Some(clip) = &unit.clip {
-                times = *times.start().max(clip.start())..=*times.end().min(clip.end());
+            if *unit.times.start() <= to && from <= *unit.times.end() {
+                return Ok(Some((unit, rows)));
             }
-            let rows = select(files, &columns, &self.filters, rows, &times)?;
-            if !rows.is_empty() {
-                return Ok(Some(Selected { columns, rows }));
-            }
+            self.counts.skipped.add(1);
         }
         Ok(None)
+    }
+
+    /// Some tags of a unit, and its rows that pass as far as tags tell.
+    pub(crate) async fn tags(&self, unit: &Unit, rows: Rows, tags: &[usize]) -> Result<(UnitColumns, Vec<Rows>)> {
+        let mut wanted: Vec<usize> = tags.to_vec();
+        wanted.extend(self.filters.tags.iter().map(|(column, _)| *column));
+        wanted.sort_unstable();
+        wanted.dedup();
+        let columns = self.columns(unit, &wanted).await?;
+        let passing = passing(&self.source.files, &columns, &self.filters, rows)?;
+        Ok((columns, passing))
+    }
+
+    async fn columns(&self, unit: &Unit, wanted: &[usize]) -> Result<UnitColumns> {
+        let pool = self.context.memory_pool();
+        let (columns, cached) = self.source.files.columns(unit, wanted, pool, &self.source.metrics).await?;
+        self.counts.cached.add(cached);
+        self.counts.decoded.add(wanted.len() - cached);
+        Ok(columns)
+    }
+
+    /// A unit is not read after all.
+    pub(crate) fn skip(&self) {
+        self.counts.skipped.add(1);
+    }
+
+    /// The rows of a unit that are selected; `None` when none are.
+    pub(crate) async fn read(&self, unit: &Unit, rows: Rows) -> Result<Option<Selected>> {
+        let columns = self.columns(unit, &self.wanted).await?;
+        self.counts.row_groups.add(1);
+        let mut times = self.filters.times_now()?;
+        if let Some(clip) = &unit.clip {
+            times = *times.start().max(clip.start())..=*times.end().min(clip.end());
+        }
+        let rows = select(&self.source.files, &columns, &self.filters, rows, &times)?;
+        Ok((!rows.is_empty()).then_some(Selected { columns, rows }))
     }
 }
 
@@ -242,7 +325,11 @@ impl DataSource for HotSource {
 
     fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter) -> std::fmt::Result {
         let rows: u64 = self.units.iter().map(|unit| u64::from(unit.rows)).sum();
-        write!(f, "hot columns, row_groups={}, rows={rows}, projection=[", self.units.len())?;
+        write!(f, "hot columns, row_groups={}, rows={rows}, ", self.units.len())?;
+        if self.narrow {
+            write!(f, "by time, ")?;
+        }
+        write!(f, "projection=[")?;
         for (index, field) in self.schema.fields().iter().enumerate() {
             write!(f, "{}{}", if index > 0 { ", " } else { "" }, field.name())?;
         }
