@@ -19,6 +19,7 @@ use crate::database::{
     Answer, Component, Database, Format, QueryRequest, Retention, Running, Sample, SampleKind, State, WriteSession,
 };
 use crate::error::{Error, Result};
+use crate::externals;
 use crate::rollups;
 use crate::tokens::{Grant, Right};
 
@@ -61,6 +62,14 @@ impl Embedded {
             grant.check(Right::Write, &request.database)?;
             request.databases = grant.databases;
             return Ok(self.sql.answer(rollups::run(&self.engine, &self.sql, &request, statement).await?));
+        }
+        if let Some(statement) = weir_query::external::parse(&request.sql).map_err(of_query)? {
+            if actor.is_none() {
+                return Err(Error::invalid("a statement that makes an external table must be sent by POST"));
+            }
+            let database = statement.database.as_deref().unwrap_or(&request.database);
+            grant.check(Right::Write, database)?;
+            return Ok(self.sql.answer(externals::create(&self.engine, &self.sql, database, &statement).await?));
         }
         let now = self.clock.now();
         let asked =

@@ -177,7 +177,7 @@ impl LogState {
 pub(super) const STEP_PREFIX: &str = "weir-op/";
 
 /// The protocol of every table of Weir: what every reader knows.
-pub(super) const PROTOCOL: Protocol = Protocol { min_reader_version: 1, min_writer_version: 2 };
+pub(super) const PROTOCOL: Protocol = Protocol { min_reader_version: 1, min_writer_version: 2, reader_features: None };
 
 /// The `remove` of a file.
 pub(super) fn remove_of(tombstone: &Tombstone, data_change: bool) -> Remove {

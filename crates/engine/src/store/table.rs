@@ -30,6 +30,8 @@ const CHECKPOINT_EVERY: i64 = 50;
 const READ_BATCH_ROWS: usize = 8192;
 /// Where the metadata of a table keeps the definition of a rollup.
 const ROLLUP: &str = "weir.rollup";
+/// Where it keeps the definition of an external table.
+const EXTERNAL: &str = "weir.external";
 
 /// A table as of one version. Immutable and cheap to hold.
 #[derive(Debug, Clone)]
@@ -48,6 +50,8 @@ pub struct Snapshot {
     pub folder: Arc<str>,
     /// The definition of a rollup, where the table is one.
     pub rollup: Option<Arc<str>>,
+    /// The definition of an external table, where the table is one.
+    pub external: Option<Arc<str>>,
 }
 
 /// One of the commits of an operation that can be undone: 1 is its effect, 2 the undo, 3 the undo of that, and so on. Each is
@@ -112,6 +116,8 @@ pub struct Change {
     pub after: Option<i64>,
     /// The definition of a rollup, in the first commit of its table.
     pub rollup: Option<String>,
+    /// The definition of an external table, and whether it may take the place of an earlier one.
+    pub external: Option<(String, bool)>,
     /// Why.
     pub operation: Operation,
 }
@@ -322,8 +328,15 @@ impl Table {
         }
         let sub_micro = state.sub_micro || change.add.iter().any(|new| new.file.sub_micro() != Some(false));
         let old = state.metadata.as_ref();
-        if old.is_none() || sub_micro != state.sub_micro || schema.columns().len() != state.schema.columns().len() {
+        let widened = sub_micro != state.sub_micro || schema.columns().len() != state.schema.columns().len();
+        if old.is_none() || widened || change.external.is_some() {
             let mut metadata = self.metadata(old, &schema, sub_micro)?;
+            if let Some((definition, replace)) = &change.external {
+                if old.is_some() && !replace {
+                    return Err(Error::new(Kind::Conflict, format!("table '{}' exists already", self.name)));
+                }
+                metadata.configuration.insert(EXTERNAL.to_owned(), Some(definition.clone()));
+            }
             if let Some(definition) = change.rollup.as_ref().filter(|_| old.is_none()) {
                 metadata.configuration.insert(ROLLUP.to_owned(), Some(definition.clone()));
             }
@@ -522,6 +535,9 @@ impl FileWriter {
 
 impl Snapshot {
     fn of(state: &LogState) -> Self {
+        let kept = |key: &str| -> Option<Arc<str>> {
+            state.metadata.as_ref()?.configuration.get(key)?.as_deref().map(Arc::from)
+        };
         Self {
             version: state.version,
             schema: Arc::clone(&state.schema),
@@ -529,11 +545,8 @@ impl Snapshot {
             transactions: state.transactions.clone(),
             step_times: state.step_times.clone(),
             folder: Arc::clone(&state.folder),
-            rollup: state
-                .metadata
-                .as_ref()
-                .and_then(|metadata| metadata.configuration.get(ROLLUP)?.as_deref())
-                .map(Arc::from),
+            rollup: kept(ROLLUP),
+            external: kept(EXTERNAL),
         }
     }
 }
@@ -542,7 +555,8 @@ impl Change {
     /// A change that adds new rows.
     pub fn flush(add: Vec<NewFile>, txn: Option<(String, i64)>) -> Self {
         let (remove, operation) = (Vec::new(), Operation::Flush);
-        Self { add, remove, schema: None, txn, step: None, seen: None, after: None, rollup: None, operation }
+        let (schema, step, seen, after, rollup, external) = (None, None, None, None, None, None);
+        Self { add, remove, schema, txn, step, seen, after, rollup, external, operation }
     }
 
     /// A change that replaces files by their merged rows.

@@ -3,6 +3,7 @@
 mod columns;
 mod dedup;
 mod duckdb;
+mod external;
 mod golden;
 mod limits;
 mod oracle;
