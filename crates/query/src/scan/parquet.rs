@@ -89,11 +89,11 @@ impl Files {
             readers: self.readers(),
             cache: Arc::clone(&self.caches.columns),
         };
-        let units = parts.iter().map(|(file, clip)| self.units(&hot, file, clip.as_ref(), pruning));
-        let units: Vec<Unit> = try_join_all(units).await?.into_iter().flatten().collect();
         let mut read: Vec<usize> = columns.iter().copied().chain([TIME_INDEX]).collect();
         read.sort_unstable();
         read.dedup();
+        let units = parts.iter().map(|(file, clip)| self.units(&hot, file, clip.as_ref(), pruning, &read));
+        let units: Vec<Unit> = try_join_all(units).await?.into_iter().flatten().collect();
         if units.is_empty() || !hot.fits(&units, &read, self.caches.memory) {
             return Ok(None);
         }
@@ -114,6 +114,7 @@ impl Files {
         file: &DataFile,
         clip: Option<&Times>,
         pruning: &Pruning,
+        columns: &[usize],
     ) -> Result<Vec<Unit>> {
         let opened = self.file(file, Vec::new())?;
         let footer = hot.footer(&opened).await?;
@@ -130,6 +131,7 @@ impl Files {
                 path: Arc::clone(&path),
                 row_group: number(index as i64)?,
                 rows: number(group.num_rows())?,
+                text_bytes: hot.text_bytes(group, columns),
                 clip: clip.cloned(),
             })
         })
