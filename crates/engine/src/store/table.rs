@@ -19,7 +19,7 @@ use super::file::DataFile;
 use super::layout;
 use super::log::{Committed, DeltaLog, Planned, Vacuumed};
 use super::reader::ObjectReader;
-use super::state::{LogState, PROTOCOL, STEP_PREFIX, Tombstone, remove_of};
+use super::state::{LogState, PROTOCOL, RETAINED_PREFIX, STEP_PREFIX, Tombstone, remove_of};
 use super::upload::{PART_BYTES, PartsUpload};
 use super::{Env, object_error};
 use crate::error::{Error, Result};
@@ -110,6 +110,8 @@ pub struct Change {
     pub txn: Option<(String, i64)>,
     /// The step of an operation that this is; one that is on record has happened and is not repeated.
     pub step: Option<Step>,
+    /// The time before which the step deletes all rows for their age, nanoseconds since 1970 UTC.
+    pub retained: Option<i64>,
     /// What a rewrite was decided on: it is refused when a file came since that may share keys with an added one and is not newer.
     pub seen: Option<Arc<Snapshot>>,
     /// The number that must be on record for the writer of `txn`, -1 for none: what the change was decided on.
@@ -285,6 +287,11 @@ impl Table {
         if let Some(step) = &change.step {
             let txn = Txn { app_id: step.app_id(), version: state.version + 1, last_updated: Some(now_ms) };
             lines.push(Line { txn: Some(txn), ..Line::default() });
+            if let Some(time) = change.retained {
+                let app_id = format!("{RETAINED_PREFIX}{}", step.operation);
+                let txn = Txn { app_id, version: time, last_updated: None };
+                lines.push(Line { txn: Some(txn), ..Line::default() });
+            }
         }
         let data_change = change.operation != Operation::Compaction;
         lines.extend(removed.into_iter().map(|base| {
@@ -534,6 +541,28 @@ impl FileWriter {
 }
 
 impl Snapshot {
+    /// Before which time all rows are deleted for their age, nanoseconds since 1970 UTC; what was taken back does not count.
+    pub fn retained_until(&self) -> Option<i64> {
+        let kept = self.transactions.iter().filter_map(|(app_id, time)| {
+            let operation = app_id.strip_prefix(RETAINED_PREFIX)?;
+            let step = |number: &u32| {
+                let step = Step { operation: operation.to_owned(), number: *number };
+                self.transactions.contains_key(&step.app_id())
+            };
+            (1..).take_while(step).last().filter(|last| last % 2 == 1).map(|_| *time)
+        });
+        kept.max()
+    }
+
+    /// Whether a `txn` is that of a step that deletes rows for their age.
+    pub fn is_for_age(&self, app_id: &str) -> bool {
+        let step = app_id.strip_prefix(STEP_PREFIX).and_then(|rest| rest.split_once('/'));
+        let deletes = |number: &str| number.parse::<u32>().is_ok_and(|number| number % 2 == 1);
+        step.is_some_and(|(id, number)| {
+            deletes(number) && self.transactions.contains_key(&format!("{RETAINED_PREFIX}{id}"))
+        })
+    }
+
     fn of(state: &LogState) -> Self {
         let kept = |key: &str| -> Option<Arc<str>> {
             state.metadata.as_ref()?.configuration.get(key)?.as_deref().map(Arc::from)
@@ -555,8 +584,8 @@ impl Change {
     /// A change that adds new rows.
     pub fn flush(add: Vec<NewFile>, txn: Option<(String, i64)>) -> Self {
         let (remove, operation) = (Vec::new(), Operation::Flush);
-        let (schema, step, seen, after, rollup, external) = (None, None, None, None, None, None);
-        Self { add, remove, schema, txn, step, seen, after, rollup, external, operation }
+        let (schema, step, retained, seen, after, rollup, external) = (None, None, None, None, None, None, None);
+        Self { add, remove, schema, txn, step, retained, seen, after, rollup, external, operation }
     }
 
     /// A change that replaces files by their merged rows.
