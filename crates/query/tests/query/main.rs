@@ -10,4 +10,5 @@ mod oracle;
 mod past;
 mod pruning;
 mod rollup;
+mod rollup_crash;
 mod world;
