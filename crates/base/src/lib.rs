@@ -9,6 +9,7 @@
 //! assert_eq!(Kind::Limit.code(), "limit");
 //! ```
 
+pub mod beneath;
 pub mod checksum;
 pub mod clock;
 pub mod error;

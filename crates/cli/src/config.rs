@@ -162,6 +162,8 @@ struct RawQuery {
     query_column_bytes_max: Option<ByteSize>,
     query_gapfill_rows_max: Option<u64>,
     query_rollups: Option<bool>,
+    query_external_locations: Option<Vec<PathBuf>>,
+    query_external_files_max: Option<usize>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -312,6 +314,18 @@ impl Config {
         set(&mut query.query_footer_bytes_max, "query.query_footer_bytes_max", raw.query_footer_bytes_max, |n| n)?;
         set(&mut query.query_column_bytes_max, "query.query_column_bytes_max", raw.query_column_bytes_max, |n| n)?;
         query.query_rollups = raw.query_rollups.unwrap_or(query.query_rollups);
+        if let Some(folders) = &raw.query_external_locations {
+            if let Some(folder) = folders.iter().find(|folder| !folder.is_absolute()) {
+                bail!("setting query.query_external_locations: '{}' is not an absolute path", folder.display());
+            }
+            query.query_external_locations = weir_query::external::Locations::Below(folders.clone());
+        }
+        set(
+            &mut query.query_external_files_max,
+            "query.query_external_files_max",
+            raw.query_external_files_max,
+            |n| n,
+        )?;
         set(&mut query.query_gapfill_rows_max, "query.query_gapfill_rows_max", raw.query_gapfill_rows_max, |n| n)
     }
 

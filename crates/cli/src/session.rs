@@ -69,7 +69,8 @@ impl Session {
         if let Some(client) = client_of_holder(&data).await {
             return Ok(Self { client, database: None, terminal: *terminal });
         }
-        let config = Config::load(&data, &target.open, terminal)?;
+        let mut config = Config::load(&data, &target.open, terminal)?;
+        config.query.query_external_locations.or_anywhere();
         for _ in 0..SOCKET_TRIES {
             match embedded::open(&config, owner, terminal).await {
                 Ok(database) => return Ok(Self::embedded(&config, database, terminal)),

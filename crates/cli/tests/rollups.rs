@@ -173,3 +173,38 @@ fn what_is_wrong_with_a_rollup_is_told() {
     let again = HOURLY.replace("ROLLUP", "ROLLUP IF NOT EXISTS");
     assert_eq!(ask(data.path(), &again)[0]["state"], "there already");
 }
+
+/// A table keeps its rows for a month, its rollup for good: what was summed up is there after the rows went, across a restart.
+#[test]
+fn a_rollup_keeps_what_its_table_lets_go_of() {
+    let data = folder();
+    let config = "[engine]\nretention_every_s = 1\nrollups_every_s = 3600\n[retention]\nd = '30d'\n";
+    std::fs::write(data.path().join("weir.toml"), config).unwrap();
+    let day = 86_400_000_000_000_u128;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let old = now / day * day - 40 * day;
+    // Made and filled before the rows are there, so that nothing is summed up but by the retention itself.
+    let mut made = weir();
+    made.args(["write", "--db", "d", "-"]).env("WEIR_DATA", data.path());
+    run_well(&mut made, format!("m,host=a v=1 {now}\n").as_bytes());
+    ask(data.path(), &HOURLY.replace("hourly AS", "hourly RETENTION 'forever' AS"));
+    assert_eq!(ask(data.path(), "SHOW ROLLUPS")[0]["retention"], "forever");
+    let mut late = weir();
+    late.args(["write", "--db", "d", "-"]).env("WEIR_DATA", data.path());
+    run_well(&mut late, format!("m,host=a v=7 {old}\nm,host=a v=8 {}\n", old + 1).as_bytes());
+    let server = Weir::start(data.path());
+    let start = Instant::now();
+    while server.sql("d", "SELECT count(*) AS n FROM m WHERE v >= 0")[0]["n"] != 1 {
+        assert!(start.elapsed() < REFRESHED_WITHIN, "the rows never went");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let sums = "SELECT time_bucket('1 day', time) AS day, count(*) AS n, avg(v) AS v FROM m GROUP BY day ORDER BY day";
+    let shown = server.sql("d", sums);
+    assert_eq!((shown.len(), &shown[0]["n"], &shown[0]["v"]), (2, &2.into(), &7.5.into()), "{shown:?}");
+    server.kill();
+    let server = Weir::start(data.path());
+    assert_eq!(server.sql("d", sums)[0]["v"], 7.5);
+    server.sql("d", "REFRESH ROLLUP hourly");
+    assert_eq!(server.sql("d", sums)[0]["v"], 7.5);
+    server.stop();
+}

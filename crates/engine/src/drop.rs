@@ -12,6 +12,7 @@ use weir_base::{Kind, Retry};
 
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
+use crate::external;
 use crate::store::{CatalogEntry, TableState as CatalogState};
 use crate::table::TableState;
 
@@ -92,9 +93,10 @@ impl Engine {
 
     /// Why a dropped table cannot be brought back; `None` when it can.
     pub(crate) fn undrop_obstacle(&self, entry: &CatalogEntry) -> Option<String> {
-        let CatalogEntry { database, table, .. } = entry;
+        let (database, table) = (&entry.database, external::shown_name(&entry.table));
         let buffered = self.shared.tables.get(database, table).is_some_and(|state| state.exists());
-        if buffered || self.shared.store.is_live(database, table) {
+        let is_live = |name: &str| self.shared.store.is_live(database, name);
+        if buffered || is_live(table) || is_live(&external::table_name(table)) {
             return Some(format!("the name '{table}' is in use again in database '{database}'"));
         }
         let window = self.config().undo_window;
@@ -109,7 +111,7 @@ impl Engine {
 
 impl Shared {
     /// Waits for the writes on their way and holds new ones back while the guard lives.
-    async fn hold_writes(&self) -> Result<tokio::sync::OwnedRwLockWriteGuard<()>> {
+    pub(crate) async fn hold_writes(&self) -> Result<tokio::sync::OwnedRwLockWriteGuard<()>> {
         let held = tokio::time::timeout(self.config.schema_wait, Arc::clone(&self.write_gate).write_owned()).await;
         held.map_err(|_| {
             Error::new(Kind::Unavailable, "writes do not end in time (setting schema_wait_ms)")

@@ -256,8 +256,8 @@ impl Engine {
         names.extend(
             loaded.filter(|table| table.database == database && self.is_there(table)).map(|table| table.name.clone()),
         );
-        // What rollups keep is no table that anybody made.
-        names.retain(|name| !name.starts_with(crate::rollup::PREFIX));
+        // What rollups keep is no table that anybody made, and external tables have no rows here.
+        names.retain(|name| !crate::names::is_own(name));
         Ok(names.into_iter().collect())
     }
 
@@ -279,7 +279,7 @@ impl Engine {
         table.exists() && !table.stored().is_some_and(|stored| self.shared.store.is_dropped(stored.folder()))
     }
 
-    async fn refresh_catalog(&self) -> Result<()> {
+    pub(crate) async fn refresh_catalog(&self) -> Result<()> {
         if self.shared.store.is_shared() { self.shared.store.refresh().await } else { Ok(()) }
     }
 
@@ -341,6 +341,14 @@ impl Tables for Engine {
         Engine::rollups(self, database).await
     }
 
+    async fn externals(&self, database: &str) -> Result<Vec<crate::external::Definition>> {
+        Engine::externals(self, database).await
+    }
+
+    async fn external(&self, database: &str, name: &str) -> Result<Option<crate::external::Definition>> {
+        Engine::external(self, database, name).await
+    }
+
     fn objects(&self) -> Arc<dyn object_store::ObjectStore> {
         self.shared.store.objects()
     }
@@ -383,6 +391,11 @@ impl Shared {
         self.notice_drops(found.as_slice()).await?;
         let found = if self.store.is_shared() { self.table(database, name).await? } else { found };
         Ok(found.filter(|state| state.exists()))
+    }
+
+    /// Whether the newest catalog known has an external table of this name.
+    pub(crate) fn is_external(&self, database: &str, name: &str) -> bool {
+        self.store.is_live(database, &crate::external::table_name(name))
     }
 
     /// A table that is loaded or in the store, or a place for a new one, which exists from its first row on.

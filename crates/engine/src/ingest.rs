@@ -82,6 +82,10 @@ impl Schemas for DatabaseSchemas {
         let schema = table?.schema();
         (!schema.columns().is_empty()).then_some(schema)
     }
+
+    fn is_external(&self, measurement: &str) -> bool {
+        self.shared.is_external(&self.database, measurement)
+    }
 }
 
 impl Engine {
@@ -181,10 +185,14 @@ async fn append(
     let mut states = Vec::with_capacity(tables.len());
     let mut widens = false;
     for rows in &tables {
-        if rows.table.starts_with(crate::rollup::PREFIX) {
+        if crate::names::is_own(&rows.table) {
             return Err(Error::invalid(format!("'{}' is a name of Weir's own: no rows are written there", rows.table)));
         }
         let state = shared.table_or_new(database, &rows.table).await?;
+        if !state.exists() && shared.is_external(database, &rows.table) {
+            let what = format!("'{}' is an external table: no rows are written there", rows.table);
+            return Err(Error::new(Kind::Conflict, what));
+        }
         widens |= state.widened(rows, shared.config.columns_max)?.is_some();
         states.push(state);
     }

@@ -11,6 +11,7 @@ pub mod dictionary;
 mod drop;
 pub mod engine;
 pub mod error;
+pub mod external;
 pub mod flush;
 pub mod ingest;
 pub mod lp;

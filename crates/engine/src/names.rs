@@ -8,6 +8,11 @@ pub const NAME_BYTES_MAX: usize = 1024;
 /// Longest name of a database, in bytes.
 pub const DATABASE_BYTES_MAX: usize = 64;
 
+/// Whether tables of such names are Weir's own: what rollups keep, and definitions of external tables.
+pub fn is_own(table: &str) -> bool {
+    table.starts_with(crate::rollup::PREFIX) || table.starts_with(crate::external::PREFIX)
+}
+
 /// Refuses what is not a database name: 1 to 64 of `[A-Za-z0-9_.-]`, not starting with a dot, `_` or `-`.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ use weir_ops::{Asked, Class, Entry, Failure, Started, Target, Value};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::external;
 use crate::rewrite::{Place, RowFilter, undo};
 use crate::schema::TableSchema;
 use crate::store::{CatalogEntry, Step, TableState as CatalogState};
@@ -127,9 +128,17 @@ impl TablesTarget {
     /// # Errors
     /// `not found` when there is no such table; those of the store.
     pub fn drop_entry(&self, database: &str, table: &str) -> Result<Entry> {
-        let place = self.runtime.block_on(self.work.engine.place(database, table))?;
+        let engine = &self.work.engine;
+        let key = match self.runtime.block_on(engine.place(database, table)) {
+            // An external table is forgotten; what it is about stays where it is.
+            Err(error) if error.kind() == Kind::NotFound => {
+                let kept = external::table_name(table);
+                let kept = self.runtime.block_on(engine.store().table(database, &kept))?;
+                kept.ok_or(error)?.folder().to_owned()
+            }
+            place => place?.table.folder().to_owned(),
+        };
         let labels = labels(database, table);
-        let key = place.table.folder().to_owned();
         Ok(Entry { key, before: state("live"), after: state("dropped"), labels, stage: 0 })
     }
 
@@ -141,6 +150,8 @@ impl TablesTarget {
         let mut tables = self.runtime.block_on(self.work.engine.tables(database))?;
         let rollups = self.runtime.block_on(self.work.engine.rollups(database))?;
         tables.extend(rollups.iter().map(crate::rollup::Definition::table_name));
+        let externals = self.runtime.block_on(self.work.engine.externals(database))?;
+        tables.extend(externals.into_iter().map(|external| external.name));
         if tables.is_empty() {
             return Err(Error::new(Kind::NotFound, format!("there is no database '{database}'")));
         }

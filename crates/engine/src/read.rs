@@ -10,6 +10,7 @@ use arrow::array::{AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampNanosecondType};
 
 use crate::error::{Error, Result};
+use crate::external;
 use crate::past::{At, Past};
 use crate::rollup::Definition;
 use crate::schema::{FieldType, Role, SchemaRef, TIME, TableSchema};
@@ -50,6 +51,18 @@ pub trait Tables: Debug + Send + Sync {
     /// # Errors
     /// As [`Tables::snapshot`].
     async fn rollups(&self, database: &str) -> Result<Vec<Definition>>;
+
+    /// The external tables of a database, by name.
+    ///
+    /// # Errors
+    /// As [`Tables::snapshot`].
+    async fn externals(&self, database: &str) -> Result<Vec<external::Definition>>;
+
+    /// The external table of a name; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Tables::snapshot`].
+    async fn external(&self, database: &str, name: &str) -> Result<Option<external::Definition>>;
 
     /// The store that holds the files of all snapshots; paths are relative to its root.
     fn objects(&self) -> Arc<dyn object_store::ObjectStore>;

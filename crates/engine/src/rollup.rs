@@ -26,8 +26,9 @@ pub const ROWS: &str = "weir_rows";
 const TXN: &str = "weir-rollup/";
 /// Rows in a file.
 const FILE_ROWS: u64 = 1 << 20;
-/// The form of a definition.
+/// The form of a definition, and of one with a retention of its own.
 const VERSION: u32 = 1;
+const VERSION_RETAINED: u32 = 2;
 
 /// What a rollup keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct Definition {
     pub fields: Vec<FieldParts>,
     /// The query that it was made with.
     pub sql: String,
+    /// How long its own rows are kept, nanoseconds; `None`: they go with those of its table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_ns: Option<i64>,
 }
 
 /// What a rollup keeps of a field, besides how many values there are.
@@ -148,13 +152,28 @@ impl Definition {
         fields: Vec<FieldParts>,
         sql: String,
     ) -> Self {
-        Self { version: VERSION, name, table, every_ns, tags, fields, sql }
+        Self { version: VERSION, name, table, every_ns, tags, fields, sql, retention_ns: None }
+    }
+
+    /// One that keeps its rows that long, whatever becomes of those of its table for their age.
+    pub fn with_retention(self, retention_ns: Option<i64>) -> Self {
+        let version = if retention_ns.is_some() { VERSION_RETAINED } else { VERSION };
+        Self { version, retention_ns, ..self }
+    }
+
+    /// From which bucket on its rows can still be summed up from the table: those before are kept as they are. `None` for all.
+    pub fn open_from(&self, base: &Snapshot) -> Option<i64> {
+        self.retention_ns?;
+        let until = base.retained_until()?;
+        // A bucket of which only a part is left cannot be summed up again.
+        let over = until.rem_euclid(self.every_ns);
+        Some(if over == 0 { until } else { until.saturating_add(self.every_ns - over) })
     }
 
     fn parse(text: &str) -> Result<Self> {
         let damaged = |error| Error::wrap(Kind::Damaged, "the definition of a rollup cannot be read", error);
         let definition: Self = serde_json::from_str(text).map_err(damaged)?;
-        if definition.version != VERSION {
+        if !(VERSION..=VERSION_RETAINED).contains(&definition.version) {
             let what = format!("a rollup has a definition of version {}, this is {VERSION}", definition.version);
             return Err(Error::new(Kind::Invalid, what));
         }
@@ -221,23 +240,25 @@ fn generation(rollup: &Snapshot) -> (u64, Vec<(&str, i64)>) {
 }
 
 /// Times, both ends included, outside which a table holds what it held at a version; `None` when rows were removed or
-/// brought back since, which its files do not tell.
+/// brought back since, which its files do not tell. With `keeps`, what went for its age does not count.
 ///
 /// A file whose place in write order ends at or before the version holds only rows that were committed until then: files
 /// come to be by a flush (its version), a compaction (the range of what it merged) or a step of an operation, and of the
 /// last it is known when they were.
-pub fn changed(base: &ReadSnapshot, version: i64) -> Option<Vec<(i64, i64)>> {
+pub fn changed(base: &ReadSnapshot, version: i64, keeps: bool) -> Option<Vec<(i64, i64)>> {
     let committed = base.committed.as_ref()?;
-    if steps_since(committed, version).next().is_some() {
+    if steps_since(committed, version, keeps).next().is_some() {
         return None;
     }
     let files = base.files.iter().filter(|file| file.order.1 > version).map(|file| (file.time_min, file.time_max));
     Some(files.chain(base.runs.iter().map(|run| (run.time_min, run.time_max))).collect())
 }
 
-/// The versions after `version` that steps of operations made.
-fn steps_since(committed: &Snapshot, version: i64) -> impl Iterator<Item = i64> {
-    let steps = committed.step_times.keys().filter_map(|app_id| committed.transactions.get(app_id).copied());
+/// The versions after `version` that steps of operations made; with `keeps`, without those that are about the age of rows.
+fn steps_since(committed: &Snapshot, version: i64, keeps: bool) -> impl Iterator<Item = i64> {
+    let counts = move |app_id: &&String| !(keeps && committed.is_for_age(app_id));
+    let steps = committed.step_times.keys().filter(counts);
+    let steps = steps.filter_map(|app_id| committed.transactions.get(app_id).copied());
     steps.filter(move |step| *step > version)
 }
 
@@ -313,13 +334,20 @@ impl Engine {
             return Ok(None);
         }
         let everything = || vec![(i64::MIN, i64::MAX)];
-        let times = match right {
-            Some(from) => self.times_since(&base, &committed, from).await?.unwrap_or_else(everything),
+        let keeps = definition.retention_ns.is_some();
+        let mut times = match right {
+            Some(from) => self.times_since(&base, &committed, from, keeps).await?.unwrap_or_else(everything),
             // Also the keys of rows that are of another table.
             None => everything(),
         };
         if times.is_empty() {
             return Ok(None);
+        }
+        // What the table does not have any more stays, and what is past its own age does not come again.
+        let open_from = definition.open_from(&committed).filter(|_| right.is_some()).max(rolled.retained_until());
+        if let Some(open_from) = open_from {
+            times.retain(|(_, last)| *last >= open_from);
+            times.iter_mut().for_each(|(first, _)| *first = (*first).max(open_from));
         }
         let newest = generation(&rolled).0;
         let number = if right.is_some() { newest } else { newest + 1 };
@@ -334,10 +362,16 @@ impl Engine {
     }
 
     /// The times at which a table may differ from its version `from`; `None` when that is not known any more.
-    async fn times_since(&self, base: &Table, now: &Snapshot, from: i64) -> Result<Option<Vec<(i64, i64)>>> {
+    async fn times_since(
+        &self,
+        base: &Table,
+        now: &Snapshot,
+        from: i64,
+        keeps: bool,
+    ) -> Result<Option<Vec<(i64, i64)>>> {
         let new = now.files.iter().filter(|file| file.order.1 > from);
         let mut times: Vec<(i64, i64)> = new.map(|file| (file.time_min, file.time_max)).collect();
-        for step in steps_since(now, from) {
+        for step in steps_since(now, from, keeps) {
             let (before, after) = match (base.snapshot_at(step - 1).await, base.snapshot_at(step).await) {
                 (Ok(before), Ok(after)) => (before, after),
                 (Err(error), _) | (_, Err(error)) if error.kind() == Kind::NotFound => return Ok(None),

@@ -7,6 +7,7 @@ use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, Result, ScalarValue, TableReference};
+use datafusion::logical_expr::TableType;
 use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 use weir_base::Kind;
@@ -14,6 +15,7 @@ use weir_engine::read::{ReadSnapshot, Tables};
 use weir_engine::rollup::{Definition, PREFIX, right_until};
 
 use crate::error::{Error, from_engine};
+use crate::external::{Externals, FilesTable};
 use crate::past;
 use crate::rollup::Candidate;
 use crate::scan::{Caches, Files, SnapshotTable, StoredColumns, table_schema};
@@ -45,13 +47,25 @@ struct Shared {
     candidates: Mutex<BTreeMap<(String, String), Vec<Candidate>>>,
     /// One snapshot per table and query.
     snapshots: Mutex<BTreeMap<(String, String), Snapshot>>,
+    externals: Externals,
+    /// The external tables that this query has asked for.
+    opened: Mutex<BTreeMap<(String, String), Opened>>,
 }
 
 /// The snapshot of one table, taken when it is first asked for; `None` when there is no such table.
 type Snapshot = Arc<OnceCell<Option<Arc<SnapshotTable>>>>;
 
+/// An external table, its files found when it is first asked for; `None` when there is no such table.
+type Opened = Arc<OnceCell<Option<Arc<FilesTable>>>>;
+
 impl QueryCatalog {
-    pub(crate) fn new(tables: Arc<dyn Tables>, caches: Caches, default_database: &str, rollups: bool) -> Self {
+    pub(crate) fn new(
+        tables: Arc<dyn Tables>,
+        caches: Caches,
+        externals: Externals,
+        default_database: &str,
+        rollups: bool,
+    ) -> Self {
         let shared = Shared {
             tables,
             caches,
@@ -62,6 +76,8 @@ impl QueryCatalog {
             rollups,
             candidates: Mutex::default(),
             snapshots: Mutex::default(),
+            externals,
+            opened: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -83,10 +99,11 @@ impl QueryCatalog {
             if database.eq_ignore_ascii_case(INFORMATION_SCHEMA) {
                 return self.list().await.map(|_| ());
             }
-            match self.snapshot(database, table.table()).await? {
-                Some(_) => Ok(()),
-                None => Err(missing(database, table.table())),
+            if self.snapshot(database, table.table()).await?.is_some() {
+                return Ok(());
             }
+            let found = self.external(database, table.table()).await?;
+            found.map(drop).ok_or_else(|| missing(database, table.table()))
         });
         try_join_all(taken).await.map(|_| ())
     }
@@ -97,7 +114,11 @@ impl QueryCatalog {
             let databases = self.shared.tables.databases().await.map_err(from_engine)?;
             let mut names = BTreeMap::new();
             for database in databases {
-                let tables = self.shared.tables.tables(&database).await.map_err(from_engine)?;
+                let mut tables = self.shared.tables.tables(&database).await.map_err(from_engine)?;
+                let externals = self.shared.tables.externals(&database).await.map_err(from_engine)?;
+                tables.extend(externals.into_iter().map(|external| external.name));
+                tables.sort_unstable();
+                tables.dedup();
                 names.insert(database, tables);
             }
             Ok(names)
@@ -108,6 +129,16 @@ impl QueryCatalog {
     /// A table of this query.
     pub(crate) async fn table(&self, database: &str, table: &str) -> Result<Arc<SnapshotTable>, Error> {
         self.snapshot(database, table).await?.ok_or_else(|| missing(database, table))
+    }
+
+    /// A table of this query that is listed; `None` for an external one.
+    pub(crate) async fn stored(&self, database: &str, table: &str) -> Result<Option<Arc<SnapshotTable>>, Error> {
+        match self.snapshot(database, table).await? {
+            None if self.shared.tables.external(database, table).await.map_err(from_engine)?.is_none() => {
+                Err(missing(database, table))
+            }
+            found => Ok(found),
+        }
     }
 
     async fn snapshot(&self, database: &str, table: &str) -> Result<Option<Arc<SnapshotTable>>, Error> {
@@ -131,6 +162,22 @@ impl QueryCatalog {
             Ok(found.map(|snapshot| self.provide(snapshot)))
         };
         cell.get_or_try_init(take).await.cloned()
+    }
+
+    /// An external table of this query; `None` when there is no such table.
+    pub(crate) async fn external(&self, database: &str, table: &str) -> Result<Option<Arc<FilesTable>>, Error> {
+        let key = (database.to_owned(), table.to_owned());
+        let cell = {
+            let mut opened = self.shared.opened.lock().expect("no holder of this lock panics");
+            Arc::clone(opened.entry(key).or_default())
+        };
+        let open = || async {
+            let Some(definition) = self.shared.tables.external(database, table).await.map_err(from_engine)? else {
+                return Ok(None);
+            };
+            self.shared.externals.open(&definition).await.map(|opened| Some(Arc::new(opened)))
+        };
+        cell.get_or_try_init(open).await.cloned()
     }
 
     fn provide(&self, snapshot: ReadSnapshot) -> Arc<SnapshotTable> {
@@ -253,7 +300,16 @@ impl SchemaProvider for Database {
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let found = self.catalog.snapshot(&self.name, name).await;
         let found = found.map_err(|error| DataFusionError::External(Box::new(error)))?;
-        Ok(found.map(|table| table as Arc<dyn TableProvider>))
+        if let Some(found) = found {
+            return Ok(Some(found as _));
+        }
+        // What a statement names is open by now; a listing of all tables leaves out what cannot be opened.
+        let external = self.catalog.external(&self.name, name).await;
+        Ok(external.inspect_err(|error| self.catalog.note(error.to_string())).ok().flatten().map(|table| table as _))
+    }
+
+    async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
+        Ok(self.table_exist(name).then_some(TableType::Base))
     }
 
     fn table_exist(&self, name: &str) -> bool {

@@ -216,7 +216,7 @@ fn check_own(table: &str) -> Result<()> {
     }
 }
 
-fn table_name(name: &ObjectName) -> Result<TableName> {
+pub(crate) fn table_name(name: &ObjectName) -> Result<TableName> {
     let parts: Option<Vec<String>> =
         name.0.iter().map(|part| part.as_ident().map(|ident| ident.value.clone())).collect();
     match parts.as_deref() {

@@ -10,6 +10,7 @@ pub mod change;
 mod count;
 pub mod encode;
 mod error;
+pub mod external;
 mod functions;
 mod gapfill;
 mod memory;

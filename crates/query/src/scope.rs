@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use weir_base::Kind;
 use weir_engine::Error;
+use weir_engine::external;
 use weir_engine::past::{At, Past};
 use weir_engine::read::{ReadSnapshot, Tables};
 use weir_engine::rollup::Definition;
@@ -65,6 +66,16 @@ impl Tables for Scoped {
     async fn rollups(&self, database: &str) -> Result<Vec<Definition>, Error> {
         self.check(database)?;
         self.tables.rollups(database).await
+    }
+
+    async fn externals(&self, database: &str) -> Result<Vec<external::Definition>, Error> {
+        self.check(database)?;
+        self.tables.externals(database).await
+    }
+
+    async fn external(&self, database: &str, name: &str) -> Result<Option<external::Definition>, Error> {
+        self.check(database)?;
+        self.tables.external(database, name).await
     }
 
     fn objects(&self) -> Arc<dyn object_store::ObjectStore> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::temporal_conversions::timestamp_ns_to_datetime;
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ParamValues, TableReference};
 use datafusion::datasource::object_store::ObjectStoreUrl;
@@ -21,6 +22,7 @@ use datafusion::prelude::{SQLOptions, SessionConfig};
 use datafusion::sql::parser::Statement as Parsed;
 use futures::{StreamExt, stream};
 use weir_base::{Kind, Timestamp};
+use weir_engine::external;
 use weir_engine::operations::FilterOf;
 use weir_engine::read::Tables;
 use weir_engine::rollup::Definition;
@@ -28,6 +30,7 @@ use weir_engine::rollup::Definition;
 use crate::catalog::{CATALOG, QueryCatalog};
 use crate::count;
 use crate::error::{Error, Result};
+use crate::external::{ExternalStatement, Externals, LOCAL_URL, LocalFiles};
 use crate::functions;
 use crate::memory::SharedMemory;
 use crate::planner;
@@ -60,6 +63,7 @@ pub(crate) struct Sessions {
     memory: SharedMemory,
     settings: Settings,
     url: ObjectStoreUrl,
+    externals: Externals,
 }
 
 impl Sessions {
@@ -78,14 +82,22 @@ impl Sessions {
             .with_max_temp_directory_size(settings.query_spill_bytes_max.bytes());
         let runtime = RuntimeEnvBuilder::new()
             .with_disk_manager_builder(disk)
-            .with_cache_manager(CacheManagerConfig::default().with_metadata_cache_limit(footers))
+            .with_cache_manager(
+                CacheManagerConfig::default().with_metadata_cache_limit(footers).with_list_files_cache_limit(0),
+            )
             .build()
             .map_err(|error| Error::wrap(Kind::Unavailable, "cannot use the folder for spilled data", error))?;
         runtime.register_object_store(url.as_ref(), tables.objects());
+        let files = LocalFiles::new(settings.query_external_locations.clone(), settings.query_external_files_max);
+        let files = Arc::new(files);
+        runtime.register_object_store(ObjectStoreUrl::parse(LOCAL_URL)?.as_ref(), Arc::clone(&files) as _);
         let config = session_config(settings);
         let builder = SessionStateBuilder::new().with_config(config).with_default_features();
+        let builder = builder.with_runtime_env(Arc::new(runtime.clone()));
         let state = planner::register(functions::register(builder), settings).build();
+        let externals = Externals { state: Arc::new(state.clone()), files };
         Ok(Self {
+            externals,
             tables,
             state,
             footers: runtime.cache_manager.get_file_metadata_cache(),
@@ -143,8 +155,7 @@ impl Sessions {
         now: Timestamp,
         trace: &Trace,
     ) -> Result<(SendableRecordBatchStream, Vec<String>)> {
-        let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
-        let catalog = QueryCatalog::new(tables, self.caches(), &request.database, self.settings.query_rollups);
+        let catalog = self.catalog(request, self.settings.query_rollups);
         trace.catalog(&catalog);
         let (mut state, runtime) = self.state(request, &catalog, trace)?;
         // `now()` is one time for the whole statement, by our clock.
@@ -184,10 +195,26 @@ impl Sessions {
         Ok((state, runtime))
     }
 
+    /// The databases and tables that a query may see.
+    fn catalog(&self, request: &Request, rollups: bool) -> QueryCatalog {
+        let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
+        QueryCatalog::new(tables, self.caches(), self.externals.clone(), &request.database, rollups)
+    }
+
+    /// The definition of an external table, and its columns: its files are found and looked at.
+    pub(crate) async fn define_external(&self, statement: &ExternalStatement) -> Result<(external::Definition, usize)> {
+        let definition = external::Definition::new(statement.name.clone(), statement.sql.clone());
+        let limit = self.settings.query_deadline;
+        let opened = tokio::time::timeout(limit, self.externals.open(&definition)).await.map_err(|_| {
+            let what = format!("its files were not found within {limit:?} (setting query_deadline_s)");
+            Error::new(Kind::Limit, what)
+        })??;
+        Ok((definition, opened.schema().fields().len()))
+    }
+
     /// The definition of a rollup by its query.
     pub(crate) async fn define(&self, request: &Request, name: &str, on: Option<&str>) -> Result<Definition> {
-        let tables = scope::within(Arc::clone(&self.tables), request.databases.clone());
-        let catalog = QueryCatalog::new(tables, self.caches(), &request.database, false);
+        let catalog = self.catalog(request, false);
         let (state, _) = self.state(request, &catalog, &Trace::default())?;
         let Statement::Query(statement) = statement::parse(&request.sql)? else {
             return Err(Error::invalid("a rollup is made of a SELECT"));

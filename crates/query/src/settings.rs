@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use weir_base::ByteSize;
 
+use crate::external::Locations;
+
 /// How queries run and within which limits.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -36,6 +38,10 @@ pub struct Settings {
     pub query_gapfill_rows_max: u64,
     /// Whether queries use rollups by themselves.
     pub query_rollups: bool,
+    /// Where files of external tables may lie.
+    pub query_external_locations: Locations,
+    /// Files and folders that are looked at to find the files of one external table.
+    pub query_external_files_max: usize,
 }
 
 impl Settings {
@@ -57,6 +63,8 @@ impl Settings {
             query_column_bytes_max: ByteSize::new(memory_bytes / 8),
             query_gapfill_rows_max: 100_000_000,
             query_rollups: true,
+            query_external_locations: Locations::Unset,
+            query_external_files_max: 10_000,
         }
     }
 }

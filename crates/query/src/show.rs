@@ -6,6 +6,8 @@ mod status;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::catalog::TableProvider;
+use weir_base::Kind;
 use weir_engine::schema::{Role, TIME};
 
 use crate::catalog::QueryCatalog;
@@ -34,7 +36,8 @@ pub(crate) async fn answer(show: &Show, catalog: &QueryCatalog, database: &str) 
             let tables = catalog.list().await?.get(database).cloned().unwrap_or_default();
             let mut found = Vec::with_capacity(tables.len());
             for table in tables {
-                found.push(catalog.table(database, &table).await?);
+                // Of external tables the files are others' to look after.
+                found.extend(catalog.stored(database, &table).await?);
             }
             Answer::Rows(status::of(&found)?)
         }
@@ -77,7 +80,8 @@ async fn columns(catalog: &QueryCatalog, database: &str, named: Option<&TableNam
     };
     let mut rows = Vec::new();
     for (database, table) in tables {
-        let snapshot = catalog.table(&database, &table).await?;
+        // The columns of external tables are neither tags nor fields.
+        let Some(snapshot) = catalog.stored(&database, &table).await? else { continue };
         rows.extend(snapshot.snapshot().schema.columns().iter().map(|column| ColumnOf {
             database: database.clone(),
             table: table.clone(),
@@ -118,7 +122,18 @@ async fn tag_values(
 }
 
 async fn describe(catalog: &QueryCatalog, database: &str, named: &TableName) -> Result<Answer> {
-    let found: Arc<SnapshotTable> = catalog.table(named.database.as_deref().unwrap_or(database), &named.table).await?;
+    let database = named.database.as_deref().unwrap_or(database);
+    let found: Arc<SnapshotTable> = match catalog.table(database, &named.table).await {
+        Err(error) if error.kind() == Kind::NotFound => {
+            let external = catalog.external(database, &named.table).await?.ok_or(error)?;
+            let schema = external.schema();
+            let rows = schema.fields().iter().map(|field| {
+                [field.name().clone(), "external".to_owned(), field.data_type().to_string().to_lowercase()]
+            });
+            return Ok(Answer::Rows(table(&["column", "role", "type"], rows)?));
+        }
+        found => found?,
+    };
     let time = [TIME.to_owned(), "time".to_owned(), "timestamp (ns, UTC)".to_owned()];
     let rows = found.snapshot().schema.columns().iter().map(|column| match column.role {
         Role::Tag => [column.name.clone(), "tag".to_owned(), "string".to_owned()],

@@ -19,12 +19,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use weir_base::id::{Uuid, uuid_v7};
 use weir_base::{Clock, Kind, Random, Retry};
+use weir_engine::external;
 use weir_engine::operations::FilterOf;
 use weir_engine::read::Tables;
 use weir_engine::rollup::Definition;
 use weir_limits::{Admission, Permit, Priority};
 
 use crate::error::{Error, Result};
+use crate::external::ExternalStatement;
 use crate::running::{Answer, Listed, Message, Registry, RunningQuery};
 use crate::session::Sessions;
 use crate::settings::Settings;
@@ -146,6 +148,14 @@ impl SqlEngine {
     /// `invalid`, saying what a rollup can be; `not found` without its table.
     pub async fn define_rollup(&self, request: &Request, name: &str, on: Option<&str>) -> Result<Definition> {
         self.inner.sessions.define(request, name, on).await
+    }
+
+    /// The definition of the external table that a statement makes, and how many columns it has. Its files are looked at.
+    ///
+    /// # Errors
+    /// `forbidden` where its files may not be read; `not found` without files; `invalid` for what cannot be read as its format.
+    pub async fn define_external(&self, statement: &ExternalStatement) -> Result<(external::Definition, usize)> {
+        self.inner.sessions.define_external(statement).await
     }
 
     /// Makes filters of rows out of the predicates of deletes, with the functions that queries have.

@@ -12,6 +12,7 @@ use weir_engine::compact::Compacted;
 use weir_engine::engine::Stats;
 use weir_engine::flush::Flushed;
 use weir_engine::ingest::{Write, WriteOptions, Written};
+use weir_engine::rollup::Definition;
 use weir_query::{Encoding, Request, ScalarValue, Settings, SqlEngine, encode};
 
 use crate::changes::{Changes, HistorySettings};
@@ -19,9 +20,12 @@ use crate::database::{
     Answer, Component, Database, Format, QueryRequest, Retention, Running, Sample, SampleKind, State, WriteSession,
 };
 use crate::error::{Error, Result};
+use crate::externals;
 use crate::rollups;
 use crate::tokens::{Grant, Right};
 
+/// Nanoseconds.
+const DAY: i64 = 86_400_000_000_000;
 /// Failed flushes in a row after which somebody should look, and after which the store counts as gone.
 const FLUSH_WARNING_AFTER: u64 = 3;
 const FLUSH_UNHEALTHY_AFTER: u64 = 10;
@@ -62,6 +66,14 @@ impl Embedded {
             request.databases = grant.databases;
             return Ok(self.sql.answer(rollups::run(&self.engine, &self.sql, &request, statement).await?));
         }
+        if let Some(statement) = weir_query::external::parse(&request.sql).map_err(of_query)? {
+            if actor.is_none() {
+                return Err(Error::invalid("a statement that makes an external table must be sent by POST"));
+            }
+            let database = statement.database.as_deref().unwrap_or(&request.database);
+            grant.check(Right::Write, database)?;
+            return Ok(self.sql.answer(externals::create(&self.engine, &self.sql, database, &statement).await?));
+        }
         let now = self.clock.now();
         let asked =
             weir_query::change::parse(&request.sql, &request.database, &request.params, now).map_err(of_query)?;
@@ -74,6 +86,21 @@ impl Embedded {
             return Err(Error::invalid("a statement that changes tables must be sent by POST"));
         };
         Ok(self.sql.answer(self.changes.run(asked, actor, grant).await?))
+    }
+}
+
+impl Embedded {
+    /// Deletes rows of rollups that are past their own age.
+    async fn retain_rollups(&self) -> Result<u64> {
+        let mut rows = 0;
+        for database in self.engine.databases().await.map_err(of_engine)? {
+            for rollup in self.engine.rollups(&database).await.map_err(of_engine)? {
+                let Some(age) = rollup.retention_ns.filter(|age| *age < i64::MAX) else { continue };
+                let older_than = self.clock.now().saturating_sub(age).div_euclid(DAY) * DAY;
+                rows += self.changes.retain(database.clone(), rollup.table_name(), older_than).await?;
+            }
+        }
+        Ok(rows)
     }
 }
 
@@ -179,11 +206,18 @@ impl Database for Embedded {
             };
             let listed = self.engine.tables(database).await.map_err(of_engine)?;
             let meant = listed.into_iter().filter(|name| table.as_ref().map_or(!own(name), |table| table == name));
+            let rollups = self.engine.rollups(database).await.map_err(of_engine)?;
             for name in meant {
-                rows += self.changes.retain(database.clone(), name, older_than).await?;
+                let keeps = |one: &&Definition| one.table == name && one.retention_ns.is_some();
+                let keeping: Vec<Definition> = rollups.iter().filter(keeps).cloned().collect();
+                // Whole days are whole buckets of any rollup.
+                let older_than = if keeping.is_empty() { older_than } else { older_than.div_euclid(DAY) * DAY };
+                if keeping.is_empty() || rollups::keep(&self.engine, &self.sql, database, &keeping).await {
+                    rows += self.changes.retain(database.clone(), name, older_than).await?;
+                }
             }
         }
-        Ok(rows)
+        Ok(rows + self.retain_rollups().await?)
     }
 
     async fn refresh_rollups(&self) -> Result<u64> {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod database;
 pub mod embedded;
 pub mod error;
+mod externals;
 mod guard;
 mod health;
 pub mod listen;

@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Field, Schema};
 use weir_base::Kind;
 use weir_engine::Engine;
+use weir_engine::rollup::Definition;
 use weir_query::rollup::{Refreshed, RollupStatement};
 use weir_query::{Request, SqlEngine};
 
@@ -20,9 +21,10 @@ pub(crate) async fn run(
     statement: RollupStatement,
 ) -> Result<RecordBatch> {
     match statement {
-        RollupStatement::Create { name, if_not_exists, on, query } => {
+        RollupStatement::Create { name, if_not_exists, retention_ns, on, query } => {
             let asked = Request { sql: query, ..request.clone() };
             let definition = sql.define_rollup(&asked, &name, on.as_deref()).await.map_err(of_query)?;
+            let definition = definition.with_retention(retention_ns);
             match engine.create_rollup(&request.database, &definition).await {
                 Ok(()) => line(&name, "created", None),
                 Err(error) if error.kind() == Kind::Conflict && if_not_exists => line(&name, "there already", None),
@@ -59,6 +61,23 @@ pub(crate) async fn refresh_all(engine: &Engine, sql: &SqlEngine) -> Result<u64>
         }
     }
     Ok(refreshed)
+}
+
+/// Sums up what a table is about to lose for its age, where a rollup keeps it; `false` when that cannot be done now.
+pub(crate) async fn keep(engine: &Engine, sql: &SqlEngine, database: &str, keeping: &[Definition]) -> bool {
+    let kept = async {
+        engine.flush(Some(database)).await.map_err(of_engine)?;
+        for definition in keeping {
+            sql.refresh_rollup(engine, database, &definition.name).await.map_err(of_query)?;
+        }
+        Ok::<_, Error>(())
+    };
+    kept.await
+        .inspect_err(|error| {
+            let error = weir_base::error::chain(error);
+            tracing::warn!(%database, %error, "what is past its age stays until its rollups are up to date");
+        })
+        .is_ok()
 }
 
 fn line(name: &str, state: &str, done: Option<Refreshed>) -> Result<RecordBatch> {

@@ -213,13 +213,17 @@ impl<'a> Body<'a> {
 
     /// Adds a table to the body.
     fn new_table(&mut self, name: &str) -> Step<u32> {
-        if name.starts_with(crate::rollup::PREFIX) {
-            return refuse(format!("measurements that begin with {} are Weir's own", crate::rollup::PREFIX));
+        if crate::names::is_own(name) {
+            return refuse(format!("measurements that begin as '{name}' does are Weir's own"));
         }
         if self.tables.len() >= self.options.tables_max {
             return refuse(format!("more than {} measurements in a body (limit tables_max)", self.options.tables_max));
         }
-        let table = Table::new(name.to_owned(), self.schemas.schema(name), self.options.seed);
+        let schema = self.schemas.schema(name);
+        if schema.is_none() && self.schemas.is_external(name) {
+            return refuse(format!("'{name}' is an external table: no rows are written there"));
+        }
+        let table = Table::new(name.to_owned(), schema, self.options.seed);
         self.budget.take(table.held())?;
         let number = u32::try_from(self.tables.len()).expect("bounded by the limit on tables");
         self.tables.push(table);

@@ -59,11 +59,20 @@ use refusal::{Refusal, Stop, cut};
 pub trait Schemas {
     /// The schema of `measurement`; `None` when there is no such table.
     fn schema(&self, measurement: &str) -> Option<SchemaRef>;
+
+    /// Whether a measurement without a schema is the name of an external table, where nothing is written.
+    fn is_external(&self, _measurement: &str) -> bool {
+        false
+    }
 }
 
 impl<T: Schemas + ?Sized> Schemas for &T {
     fn schema(&self, measurement: &str) -> Option<SchemaRef> {
         (**self).schema(measurement)
+    }
+
+    fn is_external(&self, measurement: &str) -> bool {
+        (**self).is_external(measurement)
     }
 }
 

@@ -25,6 +25,8 @@ pub struct RowFilter {
     pub predicate: Predicate,
     /// No row outside these times is meant: files without any of them are not read. `None` when it is not known.
     pub times: Option<Times>,
+    /// All rows before this time in nanoseconds UTC are meant, and no other: they go for their age.
+    pub older_than: Option<i64>,
 }
 
 /// What a delete would do.
@@ -41,7 +43,7 @@ pub struct Preview {
 impl RowFilter {
     /// Rows for which `predicate` is true.
     pub fn new(predicate: impl Fn(&RecordBatch) -> Result<BooleanArray> + Send + Sync + 'static) -> Self {
-        Self { predicate: Arc::new(predicate), times: None }
+        Self { predicate: Arc::new(predicate), times: None, older_than: None }
     }
 
     /// Rows older than a time in nanoseconds UTC.
@@ -52,7 +54,7 @@ impl RowFilter {
             debug_assert_eq!(times.null_count(), 0, "every row has a time");
             Ok(times.values().iter().map(|value| Some(*value < time)).collect())
         };
-        Self { times: Some(i64::MIN..=time.saturating_sub(1)), ..Self::new(older) }
+        Self { times: Some(i64::MIN..=time.saturating_sub(1)), older_than: Some(time), ..Self::new(older) }
     }
 
     fn concerns(&self, times: &Times) -> bool {
@@ -159,6 +161,7 @@ async fn delete_once(shared: &Arc<Shared>, place: &Place, filter: &RowFilter, op
         return Ok(Rewritten { version: *version, already: true, ..Rewritten::default() });
     }
     let mut change = Change::rewrite("DELETE", step, Arc::clone(&snapshot), Vec::new(), Vec::new());
+    change.retained = filter.older_than;
     let mut rows = 0;
     for group in overlap_groups(&snapshot.files) {
         let concerned = group.iter().any(|file| filter.concerns(&(file.time_min..=file.time_max)));

@@ -41,11 +41,14 @@ pub(super) struct CommitInfo {
     pub(super) weir_commit: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Protocol {
     pub(super) min_reader_version: i32,
     pub(super) min_writer_version: i32,
+    /// What a reader must know of, from reader version 3 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reader_features: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -94,6 +97,9 @@ pub(super) struct Add {
     pub(super) stats: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tags: Option<BTreeMap<String, Option<String>>>,
+    /// Rows of the file that are deleted; other programs write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) deletion_vector: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -281,6 +287,7 @@ pub(super) fn add_of(
         modification_time: modified_ms,
         data_change,
         stats: Some(stats),
+        deletion_vector: None,
         tags: Some(BTreeMap::from([
             (ORDER.to_owned(), Some(format!("{},{}", file.order.0, file.order.1))),
             (TIMES.to_owned(), Some(format!("{},{}", file.time_min, file.time_max))),

@@ -74,7 +74,7 @@ struct LastCheckpoint {
 impl DeltaLog {
     /// Opens the log in `folder`; a folder without one gives version -1.
     pub(super) async fn open(env: Arc<Env>, folder: &str) -> Result<Self> {
-        let state = load(&env, folder, None).await?;
+        let state = load(env.objects.as_ref(), folder, None).await?;
         Ok(Self::with_state(env, folder, state))
     }
 
@@ -112,12 +112,12 @@ impl DeltaLog {
         let mut state = seen.state;
         let age = self.env.clock.monotonic().saturating_sub(seen.checked);
         if age > STATE_AGE_MAX
-            && let Some(last) = last_checkpoint(&self.env, &self.folder).await?
+            && let Some(last) = last_checkpoint(self.env.objects.as_ref(), &self.folder).await?
             && last.version > state.version
         {
-            state = Arc::new(load(&self.env, &self.folder, None).await?);
+            state = Arc::new(load(self.env.objects.as_ref(), &self.folder, None).await?);
         }
-        while let Some(lines) = read_commit(&self.env, &self.folder, state.version + 1).await? {
+        while let Some(lines) = read_commit(self.env.objects.as_ref(), &self.folder, state.version + 1).await? {
             let mut next = state.as_ref().clone();
             next.apply(state.version + 1, &lines)?;
             state = Arc::new(next);
@@ -131,7 +131,7 @@ impl DeltaLog {
     /// # Errors
     /// `not found` when it does not exist or has been cleaned up.
     pub(super) async fn state_at(&self, version: i64) -> Result<LogState> {
-        load(&self.env, &self.folder, Some(version)).await
+        load(self.env.objects.as_ref(), &self.folder, Some(version)).await
     }
 
     /// Commits what `plan` says of a state and the commit's time in milliseconds, once, at the first free version for which it
@@ -203,7 +203,7 @@ impl DeltaLog {
     }
 
     async fn is_ours(&self, version: i64, id: &str) -> Result<bool> {
-        let lines = read_commit(&self.env, &self.folder, version).await?.unwrap_or_default();
+        let lines = read_commit(self.env.objects.as_ref(), &self.folder, version).await?.unwrap_or_default();
         Ok(lines.iter().any(|line| line.commit_info.as_ref().is_some_and(|info| info.weir_commit == id)))
     }
 
@@ -258,7 +258,7 @@ impl DeltaLog {
 
     /// When a version was committed, milliseconds.
     pub(super) async fn commit_time(&self, version: i64) -> Result<Option<i64>> {
-        let lines = read_commit(&self.env, &self.folder, version).await?.unwrap_or_default();
+        let lines = read_commit(self.env.objects.as_ref(), &self.folder, version).await?.unwrap_or_default();
         Ok(lines.iter().find_map(|line| Some(line.commit_info.as_ref()?.timestamp)))
     }
 
@@ -352,7 +352,10 @@ pub struct Vacuumed {
 }
 
 pub(super) fn log_path(folder: &str, name: &str) -> Path {
-    Path::from_iter(folder.split('/').chain(["_delta_log"]).chain((!name.is_empty()).then_some(name)))
+    // Folders of other programs have names with more letters than are escaped in them; Weir's own have none such.
+    let folder = Path::parse(folder).unwrap_or_else(|_| Path::from(folder));
+    let log = folder.join("_delta_log");
+    if name.is_empty() { log } else { log.join(name) }
 }
 
 fn commit_path(folder: &str, version: i64) -> Path {
@@ -385,40 +388,71 @@ fn entry_of(path: &Path) -> Option<Entry> {
     }
 }
 
-async fn get(env: &Env, path: &Path) -> Result<Option<Bytes>> {
+async fn get(objects: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>> {
     let failed = |error| object_error(format!("'{path}' cannot be read"), error);
-    match env.objects.get(path).await {
+    match objects.get(path).await {
         Ok(found) => Ok(Some(found.bytes().await.map_err(failed)?)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(failed(error)),
     }
 }
 
-async fn read_commit(env: &Env, folder: &str, version: i64) -> Result<Option<Vec<Line>>> {
+async fn read_commit(objects: &dyn ObjectStore, folder: &str, version: i64) -> Result<Option<Vec<Line>>> {
     let path = commit_path(folder, version);
-    match get(env, &path).await? {
+    match get(objects, &path).await? {
         Some(bytes) => Ok(Some(action::parse(&bytes, &format!("'{path}'"))?)),
         None => Ok(None),
     }
 }
 
-async fn last_checkpoint(env: &Env, folder: &str) -> Result<Option<LastCheckpoint>> {
-    let bytes = get(env, &log_path(folder, "_last_checkpoint")).await?;
+async fn last_checkpoint(objects: &dyn ObjectStore, folder: &str) -> Result<Option<LastCheckpoint>> {
+    let bytes = get(objects, &log_path(folder, "_last_checkpoint")).await?;
     // Only a hint: one that cannot be read is as good as none.
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
+/// What the lines of a log come to, version by version.
+pub(super) trait Follows {
+    /// Up to where it has followed; -1 before the first.
+    fn version(&self) -> i64;
+
+    /// Takes the lines of a commit, or of a checkpoint, of a version.
+    fn apply(&mut self, version: i64, lines: &[Line]) -> Result<()>;
+}
+
+impl Follows for LogState {
+    fn version(&self) -> i64 {
+        self.version
+    }
+
+    fn apply(&mut self, version: i64, lines: &[Line]) -> Result<()> {
+        Self::apply(self, version, lines)
+    }
+}
+
 /// Reads the state at `at`, or the newest.
-async fn load(env: &Env, folder: &str, at: Option<i64>) -> Result<LogState> {
+async fn load(objects: &dyn ObjectStore, folder: &str, at: Option<i64>) -> Result<LogState> {
+    let mut state = LogState::empty(folder);
+    replay(objects, folder, at, &mut state).await?;
+    Ok(state)
+}
+
+/// Brings an empty `state` to what a log says at `at`, or at its end.
+pub(super) async fn replay(
+    objects: &dyn ObjectStore,
+    folder: &str,
+    at: Option<i64>,
+    state: &mut impl Follows,
+) -> Result<()> {
     let failed = |error| object_error(format!("the log of '{folder}' cannot be listed"), error);
     let hint =
-        last_checkpoint(env, folder).await?.map(|last| last.version).filter(|hint| at.is_none_or(|at| *hint <= at));
+        last_checkpoint(objects, folder).await?.map(|last| last.version).filter(|hint| at.is_none_or(|at| *hint <= at));
     let prefix = log_path(folder, "");
     let mut entries = Vec::new();
     for from in [hint, None] {
         let listed = match from {
-            Some(version) => env.objects.list_with_offset(Some(&prefix), &log_path(folder, &format!("{version:020}"))),
-            None => env.objects.list(Some(&prefix)),
+            Some(version) => objects.list_with_offset(Some(&prefix), &log_path(folder, &format!("{version:020}"))),
+            None => objects.list(Some(&prefix)),
         };
         let metas: Vec<_> = listed.try_collect().await.map_err(failed)?;
         entries = metas.iter().filter_map(|meta| entry_of(&meta.location)).collect::<Vec<_>>();
@@ -427,7 +461,6 @@ async fn load(env: &Env, folder: &str, at: Option<i64>) -> Result<LogState> {
         }
     }
     entries.retain(|entry| at.is_none_or(|at| entry.version <= at));
-    let mut state = LogState::empty(folder);
     if let Some((version, parts)) = newest_checkpoint(&entries) {
         let mut all = Vec::new();
         for path in parts.map_or_else(
@@ -438,7 +471,7 @@ async fn load(env: &Env, folder: &str, at: Option<i64>) -> Result<LogState> {
             },
         ) {
             let missing = || Error::new(Kind::Damaged, format!("'{path}' has gone"));
-            let bytes = get(env, &path).await?.ok_or_else(missing)?;
+            let bytes = get(objects, &path).await?.ok_or_else(missing)?;
             let what = format!("'{path}'");
             let lines = tokio::task::spawn_blocking(move || checkpoint::decode(bytes, &what))
                 .await
@@ -448,16 +481,16 @@ async fn load(env: &Env, folder: &str, at: Option<i64>) -> Result<LogState> {
         state.apply(version, &all)?;
     }
     let gone = |at| Error::new(Kind::NotFound, format!("version {at} of '{folder}' is not there (any more)"));
-    if let Some(at) = at.filter(|_| state.version < 0)
+    if let Some(at) = at.filter(|_| state.version() < 0)
         && entries.iter().map(|entry| entry.version).min().is_some_and(|oldest| oldest > 0)
     {
         // What is left of a log that is being cleaned up.
         return Err(gone(at));
     }
-    follow(env, folder, &mut state, &entries).await?;
+    follow(objects, folder, state, &entries).await?;
     match at {
-        Some(at) if state.version != at => Err(gone(at)),
-        _ => Ok(state),
+        Some(at) if state.version() != at => Err(gone(at)),
+        _ => Ok(()),
     }
 }
 
@@ -477,19 +510,19 @@ fn newest_checkpoint(entries: &[Entry]) -> Option<(i64, Option<usize>)> {
 }
 
 /// Applies the commits after `state` that `entries` names.
-async fn follow(env: &Env, folder: &str, state: &mut LogState, entries: &[Entry]) -> Result<()> {
+async fn follow(objects: &dyn ObjectStore, folder: &str, state: &mut impl Follows, entries: &[Entry]) -> Result<()> {
     let mut versions: Vec<i64> = entries
         .iter()
-        .filter(|entry| !entry.checkpoint && entry.version > state.version)
+        .filter(|entry| !entry.checkpoint && entry.version > state.version())
         .map(|entry| entry.version)
         .collect();
     versions.sort_unstable();
-    if let Some(gap) = versions.iter().zip(state.version + 1..).find(|(found, wanted)| **found != *wanted) {
+    if let Some(gap) = versions.iter().zip(state.version() + 1..).find(|(found, wanted)| **found != *wanted) {
         return Err(Error::new(Kind::Damaged, format!("commit {} of '{folder}' is missing", gap.1)));
     }
     let read = |version| async move {
         let missing = || Error::new(Kind::Damaged, format!("commit {version} of '{folder}' has gone"));
-        Ok::<_, Error>((version, read_commit(env, folder, version).await?.ok_or_else(missing)?))
+        Ok::<_, Error>((version, read_commit(objects, folder, version).await?.ok_or_else(missing)?))
     };
     let mut commits = stream::iter(versions).map(read).buffered(COMMITS_IN_FLIGHT);
     while let Some((version, lines)) = commits.try_next().await? {

@@ -11,6 +11,7 @@ mod check;
 mod checkpoint;
 mod encode;
 pub mod file;
+pub mod foreign;
 pub mod layout;
 pub mod local;
 mod log;

@@ -176,8 +176,11 @@ impl LogState {
 /// How the `txn` of a step of an operation begins; its version is that of the commit.
 pub(super) const STEP_PREFIX: &str = "weir-op/";
 
+/// How the `txn` begins that says before which time an operation deleted all rows for their age; that time is its version.
+pub(super) const RETAINED_PREFIX: &str = "weir-retained/";
+
 /// The protocol of every table of Weir: what every reader knows.
-pub(super) const PROTOCOL: Protocol = Protocol { min_reader_version: 1, min_writer_version: 2 };
+pub(super) const PROTOCOL: Protocol = Protocol { min_reader_version: 1, min_writer_version: 2, reader_features: None };
 
 /// The `remove` of a file.
 pub(super) fn remove_of(tombstone: &Tombstone, data_change: bool) -> Remove {

@@ -19,7 +19,7 @@ use super::file::DataFile;
 use super::layout;
 use super::log::{Committed, DeltaLog, Planned, Vacuumed};
 use super::reader::ObjectReader;
-use super::state::{LogState, PROTOCOL, STEP_PREFIX, Tombstone, remove_of};
+use super::state::{LogState, PROTOCOL, RETAINED_PREFIX, STEP_PREFIX, Tombstone, remove_of};
 use super::upload::{PART_BYTES, PartsUpload};
 use super::{Env, object_error};
 use crate::error::{Error, Result};
@@ -30,6 +30,8 @@ const CHECKPOINT_EVERY: i64 = 50;
 const READ_BATCH_ROWS: usize = 8192;
 /// Where the metadata of a table keeps the definition of a rollup.
 const ROLLUP: &str = "weir.rollup";
+/// Where it keeps the definition of an external table.
+const EXTERNAL: &str = "weir.external";
 
 /// A table as of one version. Immutable and cheap to hold.
 #[derive(Debug, Clone)]
@@ -48,6 +50,8 @@ pub struct Snapshot {
     pub folder: Arc<str>,
     /// The definition of a rollup, where the table is one.
     pub rollup: Option<Arc<str>>,
+    /// The definition of an external table, where the table is one.
+    pub external: Option<Arc<str>>,
 }
 
 /// One of the commits of an operation that can be undone: 1 is its effect, 2 the undo, 3 the undo of that, and so on. Each is
@@ -106,12 +110,16 @@ pub struct Change {
     pub txn: Option<(String, i64)>,
     /// The step of an operation that this is; one that is on record has happened and is not repeated.
     pub step: Option<Step>,
+    /// The time before which the step deletes all rows for their age, nanoseconds since 1970 UTC.
+    pub retained: Option<i64>,
     /// What a rewrite was decided on: it is refused when a file came since that may share keys with an added one and is not newer.
     pub seen: Option<Arc<Snapshot>>,
     /// The number that must be on record for the writer of `txn`, -1 for none: what the change was decided on.
     pub after: Option<i64>,
     /// The definition of a rollup, in the first commit of its table.
     pub rollup: Option<String>,
+    /// The definition of an external table, and whether it may take the place of an earlier one.
+    pub external: Option<(String, bool)>,
     /// Why.
     pub operation: Operation,
 }
@@ -279,6 +287,11 @@ impl Table {
         if let Some(step) = &change.step {
             let txn = Txn { app_id: step.app_id(), version: state.version + 1, last_updated: Some(now_ms) };
             lines.push(Line { txn: Some(txn), ..Line::default() });
+            if let Some(time) = change.retained {
+                let app_id = format!("{RETAINED_PREFIX}{}", step.operation);
+                let txn = Txn { app_id, version: time, last_updated: None };
+                lines.push(Line { txn: Some(txn), ..Line::default() });
+            }
         }
         let data_change = change.operation != Operation::Compaction;
         lines.extend(removed.into_iter().map(|base| {
@@ -322,8 +335,15 @@ impl Table {
         }
         let sub_micro = state.sub_micro || change.add.iter().any(|new| new.file.sub_micro() != Some(false));
         let old = state.metadata.as_ref();
-        if old.is_none() || sub_micro != state.sub_micro || schema.columns().len() != state.schema.columns().len() {
+        let widened = sub_micro != state.sub_micro || schema.columns().len() != state.schema.columns().len();
+        if old.is_none() || widened || change.external.is_some() {
             let mut metadata = self.metadata(old, &schema, sub_micro)?;
+            if let Some((definition, replace)) = &change.external {
+                if old.is_some() && !replace {
+                    return Err(Error::new(Kind::Conflict, format!("table '{}' exists already", self.name)));
+                }
+                metadata.configuration.insert(EXTERNAL.to_owned(), Some(definition.clone()));
+            }
             if let Some(definition) = change.rollup.as_ref().filter(|_| old.is_none()) {
                 metadata.configuration.insert(ROLLUP.to_owned(), Some(definition.clone()));
             }
@@ -521,7 +541,32 @@ impl FileWriter {
 }
 
 impl Snapshot {
+    /// Before which time all rows are deleted for their age, nanoseconds since 1970 UTC; what was taken back does not count.
+    pub fn retained_until(&self) -> Option<i64> {
+        let kept = self.transactions.iter().filter_map(|(app_id, time)| {
+            let operation = app_id.strip_prefix(RETAINED_PREFIX)?;
+            let step = |number: &u32| {
+                let step = Step { operation: operation.to_owned(), number: *number };
+                self.transactions.contains_key(&step.app_id())
+            };
+            (1..).take_while(step).last().filter(|last| last % 2 == 1).map(|_| *time)
+        });
+        kept.max()
+    }
+
+    /// Whether a `txn` is that of a step that deletes rows for their age.
+    pub fn is_for_age(&self, app_id: &str) -> bool {
+        let step = app_id.strip_prefix(STEP_PREFIX).and_then(|rest| rest.split_once('/'));
+        let deletes = |number: &str| number.parse::<u32>().is_ok_and(|number| number % 2 == 1);
+        step.is_some_and(|(id, number)| {
+            deletes(number) && self.transactions.contains_key(&format!("{RETAINED_PREFIX}{id}"))
+        })
+    }
+
     fn of(state: &LogState) -> Self {
+        let kept = |key: &str| -> Option<Arc<str>> {
+            state.metadata.as_ref()?.configuration.get(key)?.as_deref().map(Arc::from)
+        };
         Self {
             version: state.version,
             schema: Arc::clone(&state.schema),
@@ -529,11 +574,8 @@ impl Snapshot {
             transactions: state.transactions.clone(),
             step_times: state.step_times.clone(),
             folder: Arc::clone(&state.folder),
-            rollup: state
-                .metadata
-                .as_ref()
-                .and_then(|metadata| metadata.configuration.get(ROLLUP)?.as_deref())
-                .map(Arc::from),
+            rollup: kept(ROLLUP),
+            external: kept(EXTERNAL),
         }
     }
 }
@@ -542,7 +584,8 @@ impl Change {
     /// A change that adds new rows.
     pub fn flush(add: Vec<NewFile>, txn: Option<(String, i64)>) -> Self {
         let (remove, operation) = (Vec::new(), Operation::Flush);
-        Self { add, remove, schema: None, txn, step: None, seen: None, after: None, rollup: None, operation }
+        let (schema, step, retained, seen, after, rollup, external) = (None, None, None, None, None, None, None);
+        Self { add, remove, schema, txn, step, retained, seen, after, rollup, external, operation }
     }
 
     /// A change that replaces files by their merged rows.

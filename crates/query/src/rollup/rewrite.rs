@@ -113,10 +113,16 @@ fn divided(candidate: &Candidate, shape: &Shape, base: &ReadSnapshot) -> Option<
         return None;
     }
     let every = i128::from(candidate.definition.every_ns);
-    let stale = Spans::around(&changed(base, candidate.until)?, candidate.definition.every_ns);
+    let definition = &candidate.definition;
+    let stale = Spans::around(&changed(base, candidate.until, definition.retention_ns.is_some())?, definition.every_ns);
+    // What the table has let go of for its age the rollup keeps, until it lets go of it itself.
+    let open_from = base.committed.as_ref().and_then(|base| definition.open_from(base));
+    let stale = open_from.map_or(stale.clone(), |from| stale.within(i128::from(from), END));
+    let kept_from = candidate.table.snapshot().committed.as_ref().and_then(|rolled| rolled.retained_until());
+    let kept_from = kept_from.map_or(START, i128::from);
     let first = if shape.from == START { START } else { shape.from + (-shape.from).rem_euclid(every) };
     let last = if shape.to == END { END } else { shape.to - shape.to.rem_euclid(every) };
-    let covered = Spans::one(START, END).without(&stale).within(first, last);
+    let covered = Spans::one(START, END).without(&stale).within(first.max(kept_from), last);
     if covered.is_empty() {
         return None;
     }

@@ -12,12 +12,14 @@ use crate::statement::{NESTING_MAX, Words};
 /// A statement that makes a rollup or brings one up to date. `DROP ROLLUP` is a change of tables, see [`crate::change`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RollupStatement {
-    /// `CREATE ROLLUP [IF NOT EXISTS] name [ON table] AS SELECT ...`
+    /// `CREATE ROLLUP [IF NOT EXISTS] name [RETENTION 'age'] [ON table] AS SELECT ...`
     Create {
         /// Its name.
         name: String,
         /// Whether it is fine that there is one.
         if_not_exists: bool,
+        /// How long its rows are kept, nanoseconds; `None`: as long as those of its table.
+        retention_ns: Option<i64>,
         /// The table that the query must be about, where it is named.
         on: Option<String>,
         /// What it keeps.
@@ -56,6 +58,15 @@ fn create(sql: &str) -> Result<RollupStatement> {
     parser.next_token();
     let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = parser.parse_identifier().map_err(wrong)?.value;
+    let retained = match parser.peek_token().token {
+        Token::Word(word) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case("RETENTION"),
+        _ => false,
+    };
+    let mut retention_ns = None;
+    if retained {
+        parser.next_token();
+        retention_ns = Some(age(&parser.parse_literal_string().map_err(wrong)?)?);
+    }
     let on = match parser.parse_keyword(Keyword::ON) {
         true => Some(parser.parse_identifier().map_err(wrong)?.value),
         false => None,
@@ -68,7 +79,24 @@ fn create(sql: &str) -> Result<RollupStatement> {
     if !matches!(*query.body, SetExpr::Select(_)) {
         return Err(Error::invalid("a rollup is made of a SELECT"));
     }
-    Ok(RollupStatement::Create { name, if_not_exists, on, query: query.to_string() })
+    Ok(RollupStatement::Create { name, if_not_exists, retention_ns, on, query: query.to_string() })
+}
+
+/// An age such as `90d`, in nanoseconds; `forever` is the largest.
+fn age(text: &str) -> Result<i64> {
+    if text.eq_ignore_ascii_case("forever") {
+        return Ok(i64::MAX);
+    }
+    let wrong = || Error::invalid(format!("'{text}' is not an age such as 12h, 30d or 8w, nor 'forever'"));
+    let hours = match text.chars().last() {
+        Some('h') => 1,
+        Some('d') => 24,
+        Some('w') => 168,
+        _ => return Err(wrong()),
+    };
+    let count: i64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let age = count.checked_mul(hours).and_then(|hours| hours.checked_mul(3_600_000_000_000));
+    age.filter(|age| *age > 0).ok_or_else(wrong)
 }
 
 /// The name becomes part of a folder's.
@@ -88,11 +116,23 @@ mod tests {
     fn the_statements_are_read_and_others_left_alone() {
         let made =
             parse("create rollup if not exists h ON cpu AS SELECT host, count(*) FROM cpu GROUP BY host;").unwrap();
-        let Some(RollupStatement::Create { name, if_not_exists: true, on: Some(on), query }) = made else {
+        let Some(RollupStatement::Create { name, if_not_exists: true, retention_ns: None, on: Some(on), query }) = made
+        else {
             panic!("{made:?}")
         };
         assert_eq!((&*name, &*on), ("h", "cpu"));
         assert_eq!(query, "SELECT host, count(*) FROM cpu GROUP BY host");
+        let made = |age: &str| parse(&format!("CREATE ROLLUP h RETENTION '{age}' AS SELECT count(*) FROM cpu"));
+        for (age, hours) in [("12h", 12), ("3d", 72), ("2w", 336)] {
+            let Some(RollupStatement::Create { retention_ns: Some(found), .. }) = made(age).unwrap() else {
+                panic!("{age}")
+            };
+            assert_eq!(found, hours * 3_600_000_000_000);
+        }
+        assert!(matches!(made("forever"), Ok(Some(RollupStatement::Create { retention_ns: Some(i64::MAX), .. }))));
+        for wrong in ["", "d", "0d", "-1d", "1", "1y", "9999999999w", "1é"] {
+            assert!(made(wrong).is_err(), "{wrong}");
+        }
         let refresh = RollupStatement::Refresh { name: "h".to_owned() };
         assert_eq!(parse("REFRESH ROLLUP h").unwrap(), Some(refresh));
         for other in ["SELECT 1", "CREATE TABLE t (a INT)", "", "EXPLAIN SELECT 1"] {

@@ -90,11 +90,11 @@ impl Files {
             readers: self.readers(),
             cache: Arc::clone(&self.caches.columns),
         };
-        let units = parts.iter().map(|(file, clip)| self.units(&hot, file, clip.as_ref(), pruning));
-        let units: Vec<Unit> = try_join_all(units).await?.into_iter().flatten().collect();
         let mut read: Vec<usize> = columns.iter().copied().chain([TIME_INDEX]).collect();
         read.sort_unstable();
         read.dedup();
+        let units = parts.iter().map(|(file, clip)| self.units(&hot, file, clip.as_ref(), pruning, &read));
+        let units: Vec<Unit> = try_join_all(units).await?.into_iter().flatten().collect();
         if units.is_empty() || !hot.decodes(&units, &read, self.caches.memory) {
             return Ok(None);
         }
@@ -117,6 +117,7 @@ impl Files {
         file: &DataFile,
         clip: Option<&Times>,
         pruning: &Pruning,
+        columns: &[usize],
     ) -> Result<Vec<Unit>> {
         let opened = self.file(file, Vec::new())?;
         let footer = hot.footer(&opened).await?;
@@ -134,6 +135,7 @@ impl Files {
                 row_group: number(index as i64)?,
                 rows: number(group.num_rows())?,
                 times: file.time_min..=file.time_max,
+                text_bytes: hot.text_bytes(group, columns),
                 clip: clip.cloned(),
             })
         })

@@ -9,6 +9,15 @@ use weir_engine::rollup::{Definition, changed, right_until};
 
 use crate::error::{Result, from_engine};
 
+/// As `CREATE ROLLUP` takes it.
+fn age(nanos: i64) -> String {
+    match nanos / 3_600_000_000_000 {
+        _ if nanos == i64::MAX => "forever".to_owned(),
+        hours if hours % 24 == 0 => format!("{}d", hours / 24),
+        hours => format!("{hours}h"),
+    }
+}
+
 /// A row for each rollup of a database.
 pub(super) async fn of(tables: &dyn Tables, database: &str) -> Result<RecordBatch> {
     let mut rows = Vec::new();
@@ -22,7 +31,7 @@ pub(super) async fn of(tables: &dyn Tables, database: &str) -> Result<RecordBatc
         let state = match (&base, right) {
             (None, _) => "the table is not there",
             (Some(_), None) => "not summed up yet",
-            (Some(base), Some(right)) => match changed(base, right) {
+            (Some(base), Some(right)) => match changed(base, right, definition.retention_ns.is_some()) {
                 None => "rows were removed or brought back since",
                 Some(times) if times.is_empty() => "right",
                 Some(_) => "right but for what was written since",
@@ -38,6 +47,7 @@ pub(super) async fn of(tables: &dyn Tables, database: &str) -> Result<RecordBatc
         ("table", text(&|one| one.table.clone())),
         ("every", text(&|one| format!("{} s", one.every_ns / 1_000_000_000))),
         ("tags", text(&|one| one.tags.join(", "))),
+        ("retention", Arc::new(rows.iter().map(|row| row.0.retention_ns.map(age)).collect::<StringArray>())),
         ("right_until", Arc::new(rows.iter().map(|row| row.1).collect::<Int64Array>())),
         ("table_version", Arc::new(rows.iter().map(|row| row.2).collect::<Int64Array>())),
         ("state", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.3)))),

@@ -71,6 +71,14 @@ impl Tables for NoTables {
         Ok(Vec::new())
     }
 
+    async fn externals(&self, _: &str) -> weir_engine::Result<Vec<weir_engine::external::Definition>> {
+        Ok(Vec::new())
+    }
+
+    async fn external(&self, _: &str, _: &str) -> weir_engine::Result<Option<weir_engine::external::Definition>> {
+        Ok(None)
+    }
+
     fn objects(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.0) as _
     }

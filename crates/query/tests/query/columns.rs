@@ -174,3 +174,86 @@ fn older_row_groups_are_left_out_where_the_newest_rows_tell_all() {
     assert_eq!(read("SELECT * FROM m ORDER BY time DESC LIMIT 3"), (1, newest));
     assert_eq!(read("SELECT * FROM m ORDER BY time LIMIT 4"), (2, HOURS - 2));
 }
+
+/// A scan of more files than footers are read of for it (`HOT_FILES_MAX`) reads Parquet as it comes, and answers the same.
+#[test]
+fn s1_a_scan_of_very_many_files_reads_parquet() {
+    const FILES: usize = 512;
+    let world = World::new();
+    world.create("many", "m", &schema("host:tag; v:integer"));
+    let sql = "SELECT host, sum(v) AS v, count(*) AS n FROM m GROUP BY host ORDER BY host";
+    let plan = || world.ask("many", &format!("EXPLAIN {sql}")).unwrap();
+    let file = |number: usize| {
+        let rows = format!("a | {number} | {}\nb | 1 | {}", number * 10, number * 10 + 5);
+        // Apart in time for each host, so that nothing is merged.
+        world.file("many", "m", &crate::world::rows(&rows), 2);
+    };
+    (0..FILES).for_each(file);
+    let sum = |files: usize| files * (files - 1) / 2;
+    let expected = |files: usize| format!("host,v,n\na,{},{files}\nb,{files},{files}\n", sum(files));
+    assert!(plan().contains("hot columns"), "{}", plan());
+    assert_eq!(world.ask("many", sql).unwrap(), expected(FILES));
+    file(FILES);
+    assert!(!plan().contains("hot columns") && plan().contains("file_type=parquet"), "{}", plan());
+    assert_eq!(world.ask("many", sql).unwrap(), expected(FILES + 1));
+}
+
+/// A row group whose texts are more than the query's memory is not decoded whole: Parquet is read as it comes.
+#[test]
+fn s1_a_row_group_of_long_texts_is_not_decoded_whole() {
+    let text = |bytes: usize| -> String {
+        let long = "x".repeat(bytes);
+        (0..8).map(|row| format!("a | {long}{row} | {row}\n")).collect()
+    };
+    let world = World::with(|settings| settings.query_each_memory_bytes_max = ByteSize::mib(1));
+    let sql = "SELECT count(*) AS n FROM m WHERE s > 'x'";
+    for (database, bytes, hot) in [("short", 1_000, true), ("long", 40_000, false)] {
+        world.create(database, "m", &schema("host:tag; s:string"));
+        world.file(database, "m", &crate::world::rows(&text(bytes)), 2);
+        let plan = world.ask(database, &format!("EXPLAIN {sql}")).unwrap();
+        assert_eq!(plan.contains("hot columns"), hot, "{plan}");
+        let held = world.engine.columns().0;
+        assert_eq!(world.ask(database, sql).unwrap(), "n\n8\n");
+        assert_eq!(world.engine.columns().0 > held, hot);
+        assert_eq!(world.engine.memory_bytes(), 0);
+    }
+    // The texts are in nobody's way who does not ask for them.
+    let plan = world.ask("long", "EXPLAIN SELECT count(*) AS n FROM m WHERE time > to_timestamp_nanos(3)").unwrap();
+    assert!(plan.contains("hot columns"), "{plan}");
+}
+
+/// Where the rows of a row group are known to be too many for the query's memory, Parquet is read as it comes.
+#[test]
+fn a_row_group_of_too_many_rows_for_the_query_is_read_from_parquet() {
+    let plan_with = |memory: u64| {
+        let world = World::with(|settings| settings.query_each_memory_bytes_max = ByteSize::new(memory));
+        world.create("few", "m", &schema("host:tag; v:integer"));
+        world.file("few", "m", &crate::world::rows("a | 1 | 1\na | 2 | 2\na | 3 | 3\na | 4 | 4"), 2);
+        world.ask("few", "EXPLAIN SELECT v FROM m WHERE v > 1").unwrap()
+    };
+    // Four rows of two numbers are 64 bytes, which may be a quarter of the memory.
+    assert!(plan_with(256).contains("hot columns"), "{}", plan_with(256));
+    assert!(plan_with(255).contains("file_type=parquet"), "{}", plan_with(255));
+}
+
+/// What one turn of a recursive query has found tells the next one nothing.
+#[test]
+fn every_turn_of_a_recursive_query_reads_its_rows_again() {
+    let world = World::new();
+    world.create("turns", "m", &schema("host:tag; v:integer"));
+    for hour in 0..6_i64 {
+        let time = |row: i64| hour * 3_600_000_000_000 + row;
+        world.file("turns", "m", &crate::world::rows(&format!("a | {hour} | {}\nb | 1 | {}", time(0), time(1))), 2);
+    }
+    let turns = |found: &str| {
+        let sql = format!(
+            "WITH RECURSIVE r AS (SELECT 0 AS n, CAST(0 AS BIGINT) AS v UNION ALL \
+             SELECT r.n + 1, found.v FROM r CROSS JOIN ({found}) AS found WHERE r.n < 3) SELECT n, v FROM r ORDER BY n, v"
+        );
+        world.ask("turns", &sql).unwrap()
+    };
+    let last = "SELECT CAST(sum(l) AS BIGINT) AS v FROM (SELECT last(v, time) AS l FROM m GROUP BY host)";
+    assert_eq!(turns(last), "n,v\n0,0\n1,6\n2,6\n3,6\n");
+    let first = "SELECT CAST(sum(s) AS BIGINT) AS v FROM (SELECT date_trunc('hour', time) AS t, sum(v) AS s FROM m GROUP BY 1 ORDER BY 1 DESC LIMIT 2)";
+    assert_eq!(turns(first), "n,v\n0,0\n1,11\n2,11\n3,11\n");
+}

@@ -3,10 +3,12 @@
 mod columns;
 mod dedup;
 mod duckdb;
+mod external;
 mod golden;
 mod limits;
 mod oracle;
 mod past;
 mod pruning;
 mod rollup;
+mod rollup_crash;
 mod world;

@@ -455,3 +455,104 @@ fn what_cannot_be_a_rollup_is_told() {
         assert_eq!(both.ask(&both.with, "SHOW TABLES").await, "table\nm\n");
     });
 }
+
+/// What a table loses for its age stays in a rollup that has a retention of its own, and in no other; what a user deletes leaves both.
+#[test]
+fn a_rollup_with_a_retention_of_its_own_outlives_the_rows_of_its_table() {
+    const DAY: i64 = 24 * HOUR;
+    run(async {
+        let both = Both::open().await;
+        let lines = |host: &str, hours: std::ops::Range<i64>| -> String {
+            hours.map(|hour| format!("m,host={host} v={hour} {}\n", hour * HOUR)).collect()
+        };
+        both.write(&(lines("a", 0..72) + &lines("b", 0..72))).await;
+        both.engine.flush(None).await.unwrap();
+        let sql = "SELECT host, time_bucket('1 hour', time), count(*), sum(v), last(v, time) FROM m GROUP BY 1, 2";
+        let request = Request { database: "db".into(), sql: sql.into(), ..Request::default() };
+        let plain = both.without.define_rollup(&request, "plain", None).await.unwrap();
+        let kept = both.without.define_rollup(&request, "kept", None).await.unwrap().with_retention(Some(i64::MAX));
+        both.engine.create_rollup("db", &kept).await.unwrap();
+        assert!(both.refresh("kept").await);
+        let by_day = "SELECT time_bucket('1 day', time) AS t, host, count(*) AS n, sum(v) AS v FROM m GROUP BY t, host ORDER BY t, host";
+        let before = both.same(by_day).await;
+        // Days 0 and 1 go for their age.
+        both.engine.apply_retention("db", "m", 2 * DAY, "age-1").await.unwrap();
+        assert_eq!(both.ask(&both.with, "SELECT count(*) AS n FROM m WHERE v >= 0").await, "n\n48\n");
+        assert_eq!(both.ask(&both.with, by_day).await, before, "the rollup keeps them");
+        assert_eq!(both.ask(&both.without, by_day).await.lines().count(), 3);
+        // Refreshes, late rows of a day that is gone, and new rows take nothing away from it.
+        both.write(&(lines("a", 0..1) + &lines("a", 72..73))).await;
+        let with_new = before.clone() + "1970-01-04T00:00:00,a,1,72.0\n";
+        assert_eq!(both.ask(&both.with, by_day).await, with_new);
+        both.engine.flush(None).await.unwrap();
+        assert_eq!(both.ask(&both.with, by_day).await, with_new);
+        assert!(both.refresh("kept").await);
+        assert_eq!(both.ask(&both.with, by_day).await, with_new);
+        // A user's delete of rows that the table has is a delete there too, before and after the refresh.
+        let filter = weir_engine::rewrite::RowFilter::new(|batch: &arrow::array::RecordBatch| {
+            use arrow::array::AsArray;
+            let hosts = batch.column_by_name("host").expect("a tag").as_string_view();
+            Ok(hosts.iter().map(|host| Some(host == Some("b"))).collect())
+        });
+        both.engine.delete_rows("db", "m", &filter, "delete-1").await.unwrap();
+        let left: String = with_new
+            .lines()
+            .filter(|line| !line.starts_with("1970-01-03T00:00:00,b"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        // Until then all is answered from the table, which says nothing of the days that went.
+        assert_eq!(both.same(by_day).await.lines().count(), 4);
+        assert!(both.refresh("kept").await);
+        assert_eq!(both.ask(&both.with, by_day).await, left);
+        // The rows come back: the table is asked again for what it has.
+        both.engine.undo_step("db", "m", "age-1", 2).await.unwrap();
+        assert!(both.refresh("kept").await);
+        assert_eq!(
+            both.same(
+                "SELECT time_bucket('1 day', time) AS t, count(*) AS n FROM m WHERE host = 'a' GROUP BY t ORDER BY t"
+            )
+            .await
+            .lines()
+            .count(),
+            5
+        );
+        // One without a retention of its own follows its table.
+        both.engine.create_rollup("db", &plain).await.unwrap();
+        both.engine.drop_table("db", "weir_rollup-kept", "drop").await.unwrap();
+        assert!(both.refresh("plain").await);
+        both.engine.apply_retention("db", "m", 2 * DAY, "age-2").await.unwrap();
+        both.same(by_day).await;
+        assert!(both.refresh("plain").await);
+        assert_eq!(both.same(by_day).await.lines().count(), 3);
+    });
+}
+
+/// Rows of a rollup go for their own age; where the table still has them, it is asked.
+#[test]
+fn what_a_rollup_lets_go_of_comes_from_the_table() {
+    run(async {
+        let both = Both::open().await;
+        let lines: String = (0..72).map(|hour| format!("m,host=a v={hour} {}\n", hour * HOUR)).collect();
+        both.write(&lines).await;
+        both.engine.flush(None).await.unwrap();
+        let sql = "SELECT host, time_bucket('1 hour', time), count(*), sum(v) FROM m GROUP BY 1, 2";
+        let request = Request { database: "db".into(), sql: sql.into(), ..Request::default() };
+        let kept = both.without.define_rollup(&request, "kept", None).await.unwrap().with_retention(Some(24 * HOUR));
+        both.engine.create_rollup("db", &kept).await.unwrap();
+        assert!(both.refresh("kept").await);
+        both.engine.apply_retention("db", "weir_rollup-kept", 48 * HOUR, "age").await.unwrap();
+        let by_day = "SELECT time_bucket('1 day', time) AS t, count(*) AS n, sum(v) AS v FROM m GROUP BY t ORDER BY t";
+        assert_eq!(both.same(by_day).await.lines().count(), 4);
+        assert!(both.uses(by_day).await);
+        // What is written late there is not summed up again.
+        both.write("m,host=a v=1000 1\nm,host=a v=1 259200000000000\n").await;
+        both.engine.flush(None).await.unwrap();
+        both.same(by_day).await;
+        assert!(both.refresh("kept").await);
+        both.same(by_day).await;
+        assert_eq!(
+            both.ask(&both.with, "SELECT min(time) AS t FROM \"weir_rollup-kept\"").await,
+            "t\n1970-01-03T00:00:00\n"
+        );
+    });
+}

@@ -17,6 +17,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use tokio::runtime::Runtime;
 use weir_base::{OsRandom, SystemClock};
+use weir_engine::external;
 use weir_engine::past::{At, Past};
 use weir_engine::read::{MemoryRun, ReadSnapshot, Tables, logical_schema};
 use weir_engine::rollup::Definition;
@@ -38,6 +39,7 @@ pub(crate) struct FakeTables {
     tables: Mutex<BTreeMap<(String, String), ReadSnapshot>>,
     /// What was committed, by version; version n at n seconds. Vacuumed where a test takes it out.
     pub(crate) kept: Mutex<BTreeMap<(String, String), BTreeMap<i64, ReadSnapshot>>>,
+    pub(crate) externals: Mutex<BTreeMap<(String, String), external::Definition>>,
     /// Snapshots that were taken.
     pub(crate) taken: Mutex<Vec<String>>,
 }
@@ -75,6 +77,15 @@ impl Tables for FakeTables {
 
     async fn rollups(&self, _: &str) -> weir_engine::Result<Vec<Definition>> {
         Ok(Vec::new())
+    }
+
+    async fn externals(&self, database: &str) -> weir_engine::Result<Vec<external::Definition>> {
+        let externals = self.externals.lock().unwrap();
+        Ok(externals.iter().filter(|(key, _)| key.0 == database).map(|(_, external)| external.clone()).collect())
+    }
+
+    async fn external(&self, database: &str, name: &str) -> weir_engine::Result<Option<external::Definition>> {
+        Ok(self.externals.lock().unwrap().get(&(database.to_owned(), name.to_owned())).cloned())
     }
 
     fn objects(&self) -> Arc<dyn ObjectStore> {

@@ -17,7 +17,7 @@ use futures::TryStreamExt;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use weir_base::ByteSize;
 use weir_engine::read::Times;
 use weir_engine::schema::{TIME, TIME_NS};
@@ -45,6 +45,8 @@ pub(crate) struct Unit {
     pub(crate) rows: u32,
     /// No row has a time outside.
     pub(crate) times: Times,
+    /// Bytes of text in the columns that are read, besides what every row takes.
+    pub(crate) text_bytes: u64,
     /// Only rows with these times may be taken; `None` when all may.
     pub(crate) clip: Option<Times>,
 }
@@ -82,17 +84,30 @@ impl UnitColumns {
 impl HotFiles {
     /// Whether the cache may take all of these units.
     pub(crate) fn fits(&self, units: &[Unit], columns: &[usize]) -> bool {
-        let row_bytes: u64 = columns.iter().map(|column| self.row_bytes(*column)).sum();
-        let rows: u64 = units.iter().map(|unit| u64::from(unit.rows)).sum();
-        rows.saturating_mul(row_bytes) <= self.cache.limit().bytes() / CACHE_SHARE
+        let all = self.bytes_of(units, columns).fold(0, u64::saturating_add);
+        all <= self.cache.limit().bytes() / CACHE_SHARE
     }
 
     /// Whether any one of these units fits into the cache, and a query may take the memory to decode it: `memory` is all that it may take.
     pub(crate) fn decodes(&self, units: &[Unit], columns: &[usize], memory: ByteSize) -> bool {
+        let largest = self.bytes_of(units, columns).max().unwrap_or(0);
+        largest <= self.cache.limit().bytes() / CACHE_SHARE && largest <= memory.bytes() / MEMORY_SHARE
+    }
+
+    /// About how many bytes each unit takes when it is decoded.
+    fn bytes_of<'a>(&self, units: &'a [Unit], columns: &[usize]) -> impl Iterator<Item = u64> + use<'a> {
         let row_bytes: u64 = columns.iter().map(|column| self.row_bytes(*column)).sum();
-        let largest = units.iter().map(|unit| u64::from(unit.rows)).max().unwrap_or(0);
-        let bytes = largest.saturating_mul(row_bytes);
-        bytes <= self.cache.limit().bytes() / CACHE_SHARE && bytes <= memory.bytes() / MEMORY_SHARE
+        units.iter().map(move |unit| u64::from(unit.rows).saturating_mul(row_bytes).saturating_add(unit.text_bytes))
+    }
+
+    /// How long the texts of a row group are together, as far as its footer says; tags are few texts.
+    pub(crate) fn text_bytes(&self, group: &RowGroupMetaData, columns: &[usize]) -> u64 {
+        let texts = columns.iter().map(|column| self.schema.field(*column));
+        let texts = texts.filter(|field| *field.data_type() == DataType::Utf8View && !self.stored.is_tag(field.name()));
+        let names: Vec<&str> = texts.map(|field| field.name().as_str()).collect();
+        let meant = |held: &str| names.iter().any(|name| self.stored.is_stored_as(name, held));
+        let chunks = group.columns().iter().filter(|chunk| meant(chunk.column_descr().name()));
+        chunks.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or(0)).sum()
     }
 
     /// How many rows the filters over keys leave, where that can be told at once: they ask for tags, and all that it takes is in the cache.
@@ -151,7 +166,8 @@ impl HotFiles {
         if !missing.is_empty() {
             let row_bytes: u64 = missing.iter().map(|column| self.row_bytes(*column).max(NUMBER_BYTES)).sum();
             let reservation = MemoryConsumer::new("columns being decoded").register(memory);
-            reservation.try_grow(usize::try_from(row_bytes * u64::from(unit.rows)).unwrap_or(usize::MAX))?;
+            let bytes = row_bytes.saturating_mul(u64::from(unit.rows)).saturating_add(unit.text_bytes);
+            reservation.try_grow(usize::try_from(bytes).unwrap_or(usize::MAX))?;
             for (&column, decoded) in missing.iter().zip(self.decode(unit, &missing, metrics).await?) {
                 let decoded = Arc::new(decoded);
                 self.cache.put(self.key(unit, column), Arc::clone(&decoded));
