@@ -42,7 +42,7 @@ const GROWTH_BYTES_MAX: u64 =
     BUFFER_BYTES_MAX + TEXT_BYTES_TOTAL_MAX + QUERY_BYTES_MAX + FOOTER_BYTES_MAX + COLUMN_BYTES_MAX + 96 * MIB;
 /// From here on a run tells whether memory is flat: its second half may not need more than its first, but for what comes and goes.
 const FLAT_AFTER: Duration = Duration::from_secs(60);
-const FLAT_WITHIN_BYTES: u64 = 24 * MIB;
+const FLAT_WITHIN_BYTES: u64 = 40 * MIB;
 
 /// A number from the environment, as `cargo xtask soak` sets it.
 fn setting(name: &str, default: u64) -> u64 {
