@@ -257,3 +257,27 @@ fn every_turn_of_a_recursive_query_reads_its_rows_again() {
     let first = "SELECT CAST(sum(s) AS BIGINT) AS v FROM (SELECT date_trunc('hour', time) AS t, sum(v) AS s FROM m GROUP BY 1 ORDER BY 1 DESC LIMIT 2)";
     assert_eq!(turns(first), "n,v\n0,0\n1,11\n2,11\n3,11\n");
 }
+
+/// A table that is too large for the cache, of which some files are read whole and others only at times where nothing overlaps them.
+#[test]
+fn a_limit_is_one_limit_where_parquet_is_read_in_parts() {
+    let world = limited(1500);
+    world.create("limits", "m", &schema("host:tag; v:integer; w:integer"));
+    let file = |from: i64, to: i64| {
+        let rows: Vec<String> = (from..to).map(|row| format!("a | {row},1 | {}", row * 1_000_000_000)).collect();
+        world.file("limits", "m", &crate::world::rows(&rows.join("\n")), 3);
+    };
+    (0..40).for_each(|number| file(number * 10, number * 10 + 10));
+    // It overlaps half of the last.
+    file(395, 405);
+    for (before, rows) in [("", 405), ("WHERE time < to_timestamp_nanos(395000000000)", 395)] {
+        let plan = world.ask("limits", &format!("EXPLAIN SELECT v, w FROM m {before} LIMIT 7")).unwrap();
+        assert!(plan.contains("file_type=parquet") && !plan.contains("hot columns"), "{plan}");
+        for limit in [1, 7, 300, 1000] {
+            let sql = format!("SELECT v, w FROM m {before} LIMIT {limit}");
+            assert_eq!(world.ask("limits", &sql).unwrap().lines().count(), limit.min(rows) + 1, "{sql}");
+            let counted = world.ask("limits", &format!("SELECT count(*) AS n FROM ({sql})")).unwrap();
+            assert_eq!(counted, format!("n\n{}\n", limit.min(rows)), "{sql}");
+        }
+    }
+}

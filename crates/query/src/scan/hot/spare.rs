@@ -16,7 +16,7 @@ use datafusion::physical_expr::{Partitioning, PhysicalExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::filter_pushdown::PushedDown;
-use datafusion::physical_plan::limit::LocalLimitExec;
+use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::union::UnionExec;
@@ -66,7 +66,11 @@ impl HotSource {
         let same = plan.output_partitioning().partition_count() == self.partitions;
         Ok(Some(match self.partitions {
             _ if same => plan,
-            1 => Arc::new(CoalescePartitionsExec::new(plan)),
+            1 => {
+                // Of one partition the limit above is gone: this is the only one.
+                let plan: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(plan));
+                self.fetch.map_or(Arc::clone(&plan), |fetch| Arc::new(GlobalLimitExec::new(plan, 0, Some(fetch))))
+            }
             partitions => Arc::new(RepartitionExec::try_new(plan, Partitioning::RoundRobinBatch(partitions))?),
         }))
     }
