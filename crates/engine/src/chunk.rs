@@ -20,6 +20,8 @@ pub struct Chunk {
     pub times: Vec<i64>,
     /// Fields with the index of their column in the table's schema.
     pub fields: Vec<(usize, Field)>,
+    /// Smallest and largest of `times`.
+    span: Option<(i64, i64)>,
 }
 
 impl Chunk {
@@ -43,7 +45,13 @@ impl Chunk {
                 )),
             })
             .collect::<Result<_>>()?;
-        Ok(Self { dictionary: Arc::clone(dictionary), series, times: rows.times, fields })
+        let span = span(&rows.times);
+        Ok(Self { dictionary: Arc::clone(dictionary), series, times: rows.times, fields, span })
+    }
+
+    /// Smallest and largest time, nanoseconds since 1970 UTC; `None` without rows.
+    pub fn span(&self) -> Option<(i64, i64)> {
+        self.span
     }
 
     /// Number of rows.
@@ -71,6 +79,7 @@ impl Chunk {
         let old = self.len();
         self.series.extend_from_slice(&other.series);
         self.times.extend_from_slice(&other.times);
+        self.span = self.span.into_iter().chain(other.span).reduce(|one, two| (one.0.min(two.0), one.1.max(two.1)));
         for (column, field) in &other.fields {
             let place = self.fields.iter().position(|(mine, _)| mine == column).unwrap_or_else(|| {
                 self.fields.push((*column, Field::absent(&field.name, field.values.kind(), old)));
@@ -81,4 +90,9 @@ impl Chunk {
         let new = self.len();
         self.fields.iter_mut().for_each(|(_, field)| field.pad_to(new));
     }
+}
+
+fn span(times: &[i64]) -> Option<(i64, i64)> {
+    let &first = times.first()?;
+    Some(times.iter().fold((first, first), |(low, high), &time| (low.min(time), high.max(time))))
 }

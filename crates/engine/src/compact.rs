@@ -17,6 +17,7 @@ use crate::slices;
 use crate::store::file::DataFile;
 use crate::store::{Change, Snapshot, Table};
 use crate::table::TableState;
+use crate::windows;
 
 /// Files with fewer rows than this share of `compact_rows` count as small.
 const SMALL_SHARE: usize = 8;
@@ -123,7 +124,8 @@ async fn merge_files(
     let add = {
         let (shared, table) = (Arc::clone(shared), Arc::clone(table));
         let (schema, inputs) = (Arc::clone(&snapshot.schema), inputs.clone());
-        async move { slices::write(&table, &schema, &inputs, shared.config.compact_rows).await }
+        let (rows, bytes) = (shared.config.compact_rows, shared.config.compact_bytes_max);
+        async move { slices::write(&table, &schema, &inputs, rows, bytes.bytes()).await }
     };
     let add = match &shared.upkeep {
         Some(upkeep) => upkeep.run(add).await?,
@@ -136,17 +138,25 @@ async fn merge_files(
     Ok(done)
 }
 
-/// The files to merge next, oldest first: a group that may share keys (`thorough`, or when it is small), else a run of small
-/// neighbours.
+/// The files to merge next, oldest first: of a group that may share keys what may be open at once, else a run of small neighbours.
 fn choose(shared: &Shared, snapshot: &Snapshot, thorough: bool) -> Option<Vec<Arc<DataFile>>> {
     let groups = overlap_groups(&snapshot.files);
     let rows = |group: &[Arc<DataFile>]| group.iter().map(|file| file.rows as usize).sum::<usize>();
+    let bounds = windows::Bounds {
+        bytes: shared.config.compact_bytes_max.bytes(),
+        rows: shared.config.compact_rows as u64,
+        files: shared.config.compact_files / 2,
+    };
     // Files of one commit hold each key once, whatever their ranges look like: merging them gains nothing, and would be chosen again.
-    let of_one_commit = |group: &[Arc<DataFile>]| group.iter().all(|file| file.order == group[0].order);
-    let overlapping = groups.iter().filter(|group| group.len() > 1 && !of_one_commit(group));
-    let chosen = overlapping.min_by_key(|group| rows(group));
-    if let Some(group) = chosen.filter(|group| thorough || rows(group) <= shared.config.compact_rows) {
-        return Some(group.clone());
+    let overlapping = groups.iter().filter_map(|group| {
+        let window = match thorough {
+            true => windows::asked_for(group, &snapshot.schema, bounds),
+            false => windows::worth_it(group, &snapshot.schema, bounds),
+        };
+        window.map(|window| &group[window])
+    });
+    if let Some(window) = overlapping.min_by_key(|window| rows(window)) {
+        return Some(window.to_vec());
     }
     let small = shared.config.compact_rows / SMALL_SHARE;
     let mut run: Vec<Arc<DataFile>> = Vec::new();
@@ -160,7 +170,9 @@ fn choose(shared: &Shared, snapshot: &Snapshot, thorough: bool) -> Option<Vec<Ar
                 break;
             }
             run.clear();
-        } else if rows(&run) + file.rows as usize > shared.config.compact_rows {
+        } else if rows(&run) + file.rows as usize > shared.config.compact_rows
+            || windows::bytes(&run, &snapshot.schema) + windows::open_bytes(file, &snapshot.schema) > bounds.bytes
+        {
             break;
         } else {
             run.push(Arc::clone(file));

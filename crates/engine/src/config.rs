@@ -52,6 +52,8 @@ pub struct Config {
     pub compact_files: usize,
     /// Rows in a compacted file.
     pub compact_rows: usize,
+    /// Memory that the files of one merge may take while they are read: more are merged in steps.
+    pub compact_bytes_max: ByteSize,
     /// How long deleted and dropped rows can be brought back and the past can be read; at least an hour on a shared store.
     pub undo_window: Duration,
     /// How often files that no version of the undo window needs are deleted.
@@ -85,6 +87,7 @@ impl Config {
             flush_backoff_max: Duration::from_secs(30),
             compact_files: 16,
             compact_rows: 4 << 20,
+            compact_bytes_max: ByteSize::new(memory_of_machine() / 32),
             undo_window: Duration::from_secs(7 * 24 * 3600),
             vacuum_every: Duration::from_secs(3600),
             background: true,

@@ -271,7 +271,7 @@ impl Engine {
             stored.refresh().await?;
             state.committed(&stored, false);
         }
-        crate::flush::blocking(move || state.read()).await.map(Some)
+        Ok(Some(state.read()))
     }
 
     /// Whether a loaded table has rows or columns, and no other server has dropped it.
@@ -381,7 +381,14 @@ impl Shared {
             return Ok(Some(state));
         }
         let Some(stored) = self.store.table(database, name).await? else { return Ok(None) };
-        Ok(Some(self.tables.insert(TableState::new(database, name, Some(stored), &self.memory, &self.series_limit))))
+        Ok(Some(self.tables.insert(TableState::new(
+            database,
+            name,
+            Some(stored),
+            &self.memory,
+            &self.series_limit,
+            self.config.compact_rows,
+        ))))
     }
 
     /// A table that has ever been written to and is not dropped, also by other servers.
@@ -407,7 +414,14 @@ impl Shared {
         if tables >= self.config.tables_max {
             return Err(Error::new(Kind::Limit, format!("there are already {tables} tables (setting tables_max)")));
         }
-        Ok(self.tables.insert(TableState::new(database, name, None, &self.memory, &self.series_limit)))
+        Ok(self.tables.insert(TableState::new(
+            database,
+            name,
+            None,
+            &self.memory,
+            &self.series_limit,
+            self.config.compact_rows,
+        )))
     }
 }
 

@@ -12,11 +12,14 @@ use weir_base::Kind;
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::read::SortedRows;
+use crate::rows::Rows;
 use crate::schema::SchemaRef;
 use crate::sort::{Sorted, TagForm};
 use crate::store::{Change, FileWriter, NewFile, Table};
-use crate::table::{Frozen, TableState};
+use crate::table::{Buffered, Frozen, TableState};
 
+/// How often columns are added anew because another server was faster.
+const LOST_RACES_MAX: u32 = 16;
 /// Rows in one batch handed to the Parquet writer.
 const BATCH_ROWS: usize = 64 << 10;
 
@@ -61,16 +64,16 @@ pub(crate) async fn flush_all(shared: &Arc<Shared>, tables: Vec<Arc<TableState>>
 
 /// Flushes what a table has buffered now; returns the rows committed.
 pub(crate) async fn flush_buffered(shared: &Arc<Shared>, table: &Arc<TableState>) -> Result<u64> {
-    let Some(buffered) = table.buffered() else { return Ok(0) };
-    let mut rows = flush_once(shared, table).await?;
-    if buffered.frozen {
-        // The first pass finished an earlier flush that had failed; the rows of this call come now.
+    let Some(Buffered { last, .. }) = table.buffered() else { return Ok(0) };
+    let mut rows = 0;
+    // What comes in meanwhile is for the next call.
+    while table.buffered().is_some_and(|buffered| buffered.first <= last) {
         rows += flush_once(shared, table).await?;
     }
     Ok(rows)
 }
 
-/// Flushes the frozen rows of a table, freezing the open ones if none are.
+/// Flushes the oldest rows of a table, those that one file takes.
 pub(crate) async fn flush_once(shared: &Arc<Shared>, table: &Arc<TableState>) -> Result<u64> {
     let _lease = table.flushing.lock().await;
     let Some(frozen) = table.freeze(&shared.memory) else { return Ok(0) };
@@ -87,7 +90,7 @@ async fn commit(shared: &Arc<Shared>, state: &Arc<TableState>, frozen: &Arc<Froz
     };
     let table = shared.store_table(state).await?;
     let rows = sorted.len() as u64;
-    let file = write_sorted(&table, &frozen.schema, sorted).await?;
+    let file = write_sorted(&table, frozen.schema(), sorted).await?;
     let txn = (shared.writer.clone(), frozen.last as i64);
     table.commit(Change::flush(vec![file], Some(txn))).await?;
     state.committed(&table, true);
@@ -127,12 +130,26 @@ impl Shared {
         Ok(table)
     }
 
-    /// Commits new columns to a shared store before any row that needs them is acknowledged (E3).
-    pub(crate) async fn store_columns(&self, state: &Arc<TableState>, schema: &SchemaRef) -> Result<SchemaRef> {
-        let table = self.store_table(state).await?;
-        table.commit(Change::columns(Arc::clone(schema))).await?;
-        state.committed(&table, false);
-        Ok(Arc::clone(&table.snapshot().schema))
+    /// Commits the columns that `rows` add to a shared store before any of them is acknowledged (E3); `None` when they add none.
+    pub(crate) async fn store_columns(&self, state: &Arc<TableState>, rows: &Rows) -> Result<Option<SchemaRef>> {
+        let mut lost = 0;
+        loop {
+            let Some(schema) = state.widened(rows, self.config.columns_max)? else { return Ok(None) };
+            let table = self.store_table(state).await?;
+            match table.commit(Change::columns(schema)).await {
+                // Another server added some first, in an order of its own: ours come after those.
+                Err(error) if error.kind() == Kind::Conflict && lost < LOST_RACES_MAX => {
+                    lost += 1;
+                    table.refresh().await?;
+                    state.committed(&table, false);
+                }
+                outcome => {
+                    outcome?;
+                    state.committed(&table, false);
+                    return Ok(Some(Arc::clone(&table.snapshot().schema)));
+                }
+            }
+        }
     }
 
     /// Removes WAL segments whose rows are all committed; returns the bytes freed.

@@ -207,11 +207,10 @@ async fn append(
     })?;
     let mut wider = Vec::with_capacity(tables.len());
     for (rows, state) in tables.iter().zip(&states) {
-        let mut schema = state.widened(rows, shared.config.columns_max)?;
-        if let Some(new) = schema.as_ref().filter(|_| shared.store.is_shared()) {
-            schema = Some(shared.store_columns(state, new).await?);
-        }
-        wider.push(schema);
+        wider.push(match shared.store.is_shared() {
+            true => shared.store_columns(state, rows).await?,
+            false => state.widened(rows, shared.config.columns_max)?,
+        });
     }
     submit(shared, database, Wanted { tables, states, wider, memory, gate }, no_sync).await
 }

@@ -26,6 +26,7 @@ mod recover;
 pub mod rewrite;
 pub mod rollup;
 pub mod rows;
+mod run;
 pub mod schema;
 pub mod series;
 mod slices;
@@ -36,6 +37,7 @@ pub mod table;
 mod upkeep;
 mod vacuum;
 pub mod wal;
+mod windows;
 
 pub use engine::Engine;
 pub use error::{Error, Result};

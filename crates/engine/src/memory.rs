@@ -91,6 +91,11 @@ impl Reservation {
         Ok(())
     }
 
+    /// Whose bytes these are.
+    pub fn account(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// Takes over what `other` holds.
     pub fn absorb(&mut self, mut other: Reservation) {
         debug_assert!(Arc::ptr_eq(&self.memory, &other.memory));

@@ -126,6 +126,7 @@ pub(crate) async fn merged_sources(store: &Store, snapshot: &ReadSnapshot, sourc
             }
             (Source::Run(run), _) => {
                 let (run, all, logical) = (run.clone(), all.clone(), Arc::clone(&logical));
+                let run = run.sorted()?;
                 let rows = run.rows();
                 let batches = stream::iter((0..rows).step_by(RUN_BATCH_ROWS))
                     .map(move |start| run.batch(start..(start + RUN_BATCH_ROWS).min(rows), &all, &logical));

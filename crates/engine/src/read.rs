@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::external;
 use crate::past::{At, Past};
 use crate::rollup::Definition;
+use crate::run::Run;
 use crate::schema::{FieldType, Role, SchemaRef, TIME, TableSchema};
 use crate::store::Snapshot;
 use crate::store::file::DataFile;
@@ -87,26 +88,63 @@ pub trait SortedRows: Send + Sync + std::fmt::Debug {
     fn batch(&self, range: Range<usize>, projection: &[usize]) -> Result<RecordBatch>;
 }
 
-/// Rows of the buffer in the logical layout, sorted by (tags, time), one row per key.
+/// Rows of the buffer, of which the times are known, and the rest once they are sorted.
 #[derive(Debug, Clone)]
 pub struct MemoryRun {
-    rows: Arc<dyn SortedRows>,
+    rows: Held,
     /// Smallest time, nanoseconds UTC.
     pub time_min: i64,
     /// Largest time, nanoseconds UTC.
     pub time_max: i64,
 }
 
+#[derive(Debug, Clone)]
+enum Held {
+    Sorted(SortedRun),
+    Unsorted(Arc<Run>),
+}
+
+/// Rows of the buffer in the logical layout, sorted by (tags, time), one row per key.
+#[derive(Debug, Clone)]
+pub struct SortedRun(Arc<dyn SortedRows>);
+
 impl MemoryRun {
     /// A run, unless it has no rows.
     pub fn new(rows: Arc<dyn SortedRows>) -> Option<Self> {
         let (time_min, time_max) = rows.time_range()?;
-        Some(Self { rows, time_min, time_max })
+        Some(Self { rows: Held::Sorted(SortedRun(rows)), time_min, time_max })
     }
 
+    /// A run of rows as they came, unless there are none.
+    pub(crate) fn unsorted(run: Arc<Run>) -> Option<Self> {
+        let (time_min, time_max) = run.times()?;
+        Some(Self { rows: Held::Unsorted(run), time_min, time_max })
+    }
+
+    /// Rows, without a look at which of them are one; at least 1.
+    pub fn rows_at_most(&self) -> usize {
+        match &self.rows {
+            Held::Sorted(run) => run.rows(),
+            Held::Unsorted(run) => run.rows_at_most(),
+        }
+    }
+
+    /// The rows in key order, one per key. The first call may take a while; what it made is kept.
+    ///
+    /// # Errors
+    /// `damaged` when a series key is malformed, which only a bug could make.
+    pub fn sorted(&self) -> Result<SortedRun> {
+        Ok(match &self.rows {
+            Held::Sorted(run) => run.clone(),
+            Held::Unsorted(run) => SortedRun(run.sorted()?),
+        })
+    }
+}
+
+impl SortedRun {
     /// Number of rows; at least 1.
     pub fn rows(&self) -> usize {
-        self.rows.len()
+        self.0.len()
     }
 
     /// The rows of `range` with the columns `projection` of `logical`, the layout of the snapshot that the run came with.
@@ -114,15 +152,15 @@ impl MemoryRun {
     /// # Errors
     /// `internal` when Arrow refuses the arrays.
     pub fn batch(&self, range: Range<usize>, projection: &[usize], logical: &Schema) -> Result<RecordBatch> {
-        let known: Vec<usize> = projection.iter().copied().filter(|&index| index < self.rows.columns()).collect();
-        let found = self.rows.batch(range.clone(), &known)?;
+        let known: Vec<usize> = projection.iter().copied().filter(|&index| index < self.0.columns()).collect();
+        let found = self.0.batch(range.clone(), &known)?;
         let mut found = found.columns().iter();
         let fields: Vec<Field> = projection.iter().map(|&index| logical.field(index).clone()).collect();
         let arrays = projection
             .iter()
             .zip(&fields)
             .map(|(&index, field)| {
-                let array = if index < self.rows.columns() { found.next() } else { None };
+                let array = if index < self.0.columns() { found.next() } else { None };
                 array.map_or_else(|| new_null_array(field.data_type(), range.len()), Arc::clone)
             })
             .collect();

@@ -17,27 +17,38 @@ use crate::rewrite::{merged_files, sub_micro};
 use crate::schema::SchemaRef;
 use crate::store::file::DataFile;
 use crate::store::{NewFile, Table};
+use crate::windows;
 
-/// Files that are written at the same time: what is encoded of each is held until it is whole. For more, inputs are read again.
-const AT_ONCE: usize = 16;
+/// Files that are written at the same time, at most: what is encoded of each is held until it is whole. For more, inputs are read again.
+const AT_ONCE: usize = 8;
 /// Cuts are at whole seconds: what Delta's statistics say of times is less exact than what rows hold.
 const GRAIN_NS: i64 = 1_000_000_000;
 
-/// Writes the merged rows of files, which come oldest first, to files of about `rows_max` rows that do not overlap in time.
+/// Writes the merged rows of files, which come oldest first, to files of about `rows_max` rows that do not overlap in time. Inputs that are
+/// open at once take about `bytes_max`.
 pub(crate) async fn write(
     table: &Table,
     schema: &SchemaRef,
     inputs: &[Arc<DataFile>],
     rows_max: usize,
+    bytes_max: u64,
 ) -> Result<Vec<NewFile>> {
     let mut bounds = cuts(inputs, rows_max);
     bounds.insert(0, i64::MIN);
+    let within = |from: i64, end: Option<i64>| {
+        let within = move |file: &&Arc<DataFile>| file.time_max >= from && end.is_none_or(|end| file.time_min < end);
+        inputs.iter().filter(within).cloned().collect::<Vec<_>>()
+    };
     let mut files = Vec::new();
-    for first in (0..bounds.len()).step_by(AT_ONCE) {
-        let starts = &bounds[first..bounds.len().min(first + AT_ONCE)];
-        let end = bounds.get(first + AT_ONCE).copied();
-        let within = |file: &&Arc<DataFile>| file.time_max >= starts[0] && end.is_none_or(|end| file.time_min < end);
-        let inputs: Vec<_> = inputs.iter().filter(within).cloned().collect();
+    let mut first = 0;
+    while first < bounds.len() {
+        let fits = |count: &usize| {
+            windows::bytes(&within(bounds[first], bounds.get(first + count).copied()), schema) <= bytes_max
+        };
+        let count = (1..=AT_ONCE.min(bounds.len() - first)).take_while(fits).last().unwrap_or(1);
+        let (starts, end) = (&bounds[first..first + count], bounds.get(first + count).copied());
+        first += count;
+        let inputs = within(starts[0], end);
         let mut rows = merged_files(table, schema, &inputs).await?;
         let mut writers: Vec<_> =
             starts.iter().map(|_| table.file_writer(schema, sub_micro(&inputs))).map(Some).collect();

@@ -3,7 +3,9 @@
 //! One short lock guards it all, so a reader sees a flush's rows either in the buffer or in the files, never in both or
 //! neither (Q1, E3). The lock is never held across I/O or a callback (S2).
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use weir_base::Kind;
@@ -14,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Memory, Reservation};
 use crate::read::{MemoryRun, ReadSnapshot};
 use crate::rows::Rows;
+use crate::run::Run;
 use crate::schema::{Role, SchemaRef, TableSchema};
 use crate::series;
 use crate::sort::Sorted;
@@ -23,7 +26,7 @@ use crate::store::{Snapshot, Table};
 const TAIL_ROWS: usize = 8_192;
 /// A dictionary larger than this is renewed when no buffered row needs it.
 const DICTIONARY_KEEP: usize = 100_000;
-/// Sorted runs of the open buffer that queries keep before they are sorted into one.
+/// Runs of the open buffer that queries keep before they become one.
 const RUNS_MAX: usize = 8;
 
 /// One table.
@@ -34,6 +37,8 @@ pub struct TableState {
     /// Its name, the measurement.
     pub name: String,
     series_limit: Arc<SeriesLimit>,
+    /// Rows that one flush takes, about.
+    flush_rows: usize,
     inner: Mutex<Inner>,
     /// Named lease: one flush of this table at a time.
     pub(crate) flushing: tokio::sync::Mutex<()>,
@@ -48,36 +53,35 @@ struct Inner {
     committed: Option<Arc<Snapshot>>,
     dictionary: Arc<Dictionary>,
     open: Open,
-    frozen: Option<Arc<Frozen>>,
+    /// What flushes take, oldest first, each one file: the first may be on its way.
+    frozen: VecDeque<Arc<Frozen>>,
 }
 
-/// Rows that the next flush will take.
+/// Rows that came last.
 #[derive(Debug)]
 struct Open {
     chunks: Vec<Arc<Chunk>>,
-    tail: Option<Chunk>,
+    /// Shared with readers only for as long as they need it.
+    tail: Option<Arc<Chunk>>,
     rows: usize,
     memory: Reservation,
     /// First and last WAL sequence, and when the first row came (monotonic).
     span: Option<(u64, u64, Duration)>,
-    /// Sorted runs made for queries: how many chunks each ends after.
-    runs: Vec<(usize, Arc<Sorted>)>,
+    /// Runs made for queries: how many chunks each ends after.
+    runs: Vec<(usize, Arc<Run>)>,
 }
 
-/// Rows that a flush has taken and not yet committed.
+/// Rows that one flush takes, until they are committed.
 #[derive(Debug)]
 pub struct Frozen {
-    /// In order of arrival.
-    pub chunks: Vec<Arc<Chunk>>,
-    /// Columns at the time of freezing.
-    pub schema: SchemaRef,
+    /// The rows, with the columns at the time of freezing.
+    run: Arc<Run>,
     /// First WAL sequence.
     pub first: u64,
     /// Last WAL sequence: every row of this table up to it is here or committed.
     pub last: u64,
     /// When the first row came (monotonic).
     pub since: Duration,
-    sorted: OnceLock<Arc<Sorted>>,
     memory: Reservation,
 }
 
@@ -87,11 +91,12 @@ impl Frozen {
     /// # Errors
     /// Those of [`Sorted::new`].
     pub fn sorted(&self) -> Result<Arc<Sorted>> {
-        if let Some(sorted) = self.sorted.get() {
-            return Ok(Arc::clone(sorted));
-        }
-        let sorted = Arc::new(Sorted::new(self.chunks.clone(), &self.schema)?);
-        Ok(Arc::clone(self.sorted.get_or_init(|| sorted)))
+        self.run.sorted()
+    }
+
+    /// Columns at the time of freezing.
+    pub fn schema(&self) -> &SchemaRef {
+        self.run.schema()
     }
 
     /// Bytes of memory held.
@@ -103,7 +108,7 @@ impl Frozen {
 /// How much a table has buffered, for the choice of what to flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffered {
-    /// Bytes in the open buffer.
+    /// Bytes of them.
     pub bytes: u64,
     /// Rows, open and frozen.
     pub rows: usize,
@@ -111,7 +116,9 @@ pub struct Buffered {
     pub since: Duration,
     /// Its WAL sequence.
     pub first: u64,
-    /// Whether a flush has been tried and not finished.
+    /// The WAL sequence of the newest row.
+    pub last: u64,
+    /// Whether there are rows that wait for nothing but their flush.
     pub frozen: bool,
 }
 
@@ -121,7 +128,16 @@ impl Open {
     }
 
     fn seal_tail(&mut self) {
-        self.chunks.extend(self.tail.take().map(Arc::new));
+        self.chunks.extend(self.tail.take());
+    }
+
+    /// All of it for one flush; `None` without rows.
+    fn freeze(self, schema: &SchemaRef) -> Option<Arc<Frozen>> {
+        let mut open = self;
+        let (first, last, since) = open.span?;
+        open.seal_tail();
+        let run = Arc::new(Run::new(open.chunks, Arc::clone(schema)));
+        Some(Arc::new(Frozen { run, first, last, since, memory: open.memory }))
     }
 
     fn push(&mut self, chunk: Chunk) {
@@ -132,10 +148,11 @@ impl Open {
             return;
         }
         match &mut self.tail {
-            Some(tail) if Arc::ptr_eq(&tail.dictionary, &chunk.dictionary) => tail.append(&chunk),
+            // A copy only while somebody reads it.
+            Some(tail) if Arc::ptr_eq(&tail.dictionary, &chunk.dictionary) => Arc::make_mut(tail).append(&chunk),
             _ => {
                 self.seal_tail();
-                self.tail = Some(chunk);
+                self.tail = Some(Arc::new(chunk));
             }
         }
         if self.tail.as_ref().is_some_and(|tail| tail.len() >= TAIL_ROWS) {
@@ -145,13 +162,14 @@ impl Open {
 }
 
 impl TableState {
-    /// A table without rows; `stored` when it exists in the store.
+    /// A table without rows; `stored` when it exists in the store. A flush takes about `flush_rows` rows of what waits for it.
     pub fn new(
         database: &str,
         name: &str,
         stored: Option<Arc<Table>>,
         memory: &Arc<Memory>,
         series_limit: &Arc<SeriesLimit>,
+        flush_rows: usize,
     ) -> Self {
         let committed = stored.as_ref().map(|table| table.snapshot());
         let schema = committed.as_ref().map_or_else(SchemaRef::default, |snapshot| Arc::clone(&snapshot.schema));
@@ -159,13 +177,14 @@ impl TableState {
             database: database.to_owned(),
             name: name.to_owned(),
             series_limit: Arc::clone(series_limit),
+            flush_rows,
             inner: Mutex::new(Inner {
                 schema,
                 stored,
                 committed,
                 dictionary: Dictionary::new(series_limit, memory),
                 open: Open::new(memory),
-                frozen: None,
+                frozen: VecDeque::new(),
             }),
             flushing: tokio::sync::Mutex::new(()),
             compacting: tokio::sync::Mutex::new(()),
@@ -200,6 +219,9 @@ impl TableState {
     /// The schema with the columns that `rows` would add, or `None` when it has them all. The order depends only on the
     /// schema and the rows, so that replay adds the same columns in the same order.
     ///
+    /// Of new tags the one with the most values comes first: rows are sorted by tags in the order of the schema, so what is asked for by
+    /// the tag that tells most series apart then lies in few places.
+    ///
     /// # Errors
     /// `conflict`, to be tried again, when a column got another role since `rows` were parsed; `limit` past `columns_max`.
     pub fn widened(&self, rows: &Rows, columns_max: usize) -> Result<Option<SchemaRef>> {
@@ -220,10 +242,20 @@ impl TableState {
                 None => wider.get_or_insert_with(|| TableSchema::clone(&schema)).add(name, role).map(drop),
             }
         };
+        // A tag that is not yet there is only in keys that nobody has seen: which others are among them makes no difference.
+        let mut new: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
         for key in dictionary.unknown(&rows.keys) {
-            for (name, _) in series::decode(key)? {
-                add(name, Role::Tag)?;
+            for (name, value) in series::decode(key)? {
+                match schema.get(name) {
+                    Some(_) => add(name, Role::Tag)?,
+                    None => drop(new.entry(name).or_default().insert(value)),
+                }
             }
+        }
+        let mut new: Vec<_> = new.into_iter().collect();
+        new.sort_by_key(|(_, values)| Reverse(values.len()));
+        for (name, _) in new {
+            add(name, Role::Tag)?;
         }
         for field in &rows.fields {
             add(&field.name, Role::Field(field.values.kind()))?;
@@ -244,6 +276,9 @@ impl TableState {
     /// Takes rows in: from now on every query sees them. Called in WAL order, with the last sequence of the record.
     pub fn apply(&self, chunk: Chunk, wider: Option<SchemaRef>, memory: Reservation, sequence: u64, now: Duration) {
         let mut inner = self.lock();
+        if inner.open.rows >= self.flush_rows && inner.open.span.is_some_and(|(_, last, _)| last < sequence) {
+            self.close(&mut inner, memory.account());
+        }
         if let Some(schema) = wider {
             inner.schema = schema;
         }
@@ -255,41 +290,41 @@ impl TableState {
         });
     }
 
+    /// Closes the open buffer, so that the next rows go to another file.
+    fn close(&self, inner: &mut Inner, memory: &Arc<Memory>) {
+        let open = std::mem::replace(&mut inner.open, Open::new(memory));
+        if let Some(frozen) = open.freeze(&inner.schema) {
+            inner.frozen.push_back(frozen);
+        }
+        if inner.dictionary.len() > DICTIONARY_KEEP {
+            inner.dictionary = Dictionary::new(&self.series_limit, memory);
+        }
+    }
+
     /// What is not yet committed; `None` when nothing is.
     pub fn buffered(&self) -> Option<Buffered> {
         let inner = self.lock();
-        let frozen = inner.frozen.as_ref();
-        let (first, since) = match (frozen, inner.open.span) {
-            (Some(frozen), _) => (frozen.first, frozen.since),
-            (None, Some((first, _, since))) => (first, since),
-            (None, None) => return None,
-        };
-        let rows = inner.open.rows + frozen.map_or(0, |frozen| frozen.chunks.iter().map(|chunk| chunk.len()).sum());
-        Some(Buffered { bytes: inner.open.memory.bytes(), rows, since, first, frozen: frozen.is_some() })
+        let frozen = || inner.frozen.iter();
+        let spans = frozen().map(|frozen| (frozen.first, frozen.last, frozen.since)).chain(inner.open.span);
+        let (first, last, since) = spans.reduce(|one, two| (one.0, two.1, one.2))?;
+        Some(Buffered {
+            bytes: inner.open.memory.bytes() + frozen().map(|frozen| frozen.bytes()).sum::<u64>(),
+            rows: inner.open.rows + frozen().map(|frozen| frozen.run.rows_at_most()).sum::<usize>(),
+            since,
+            first,
+            last,
+            frozen: !inner.frozen.is_empty(),
+        })
     }
 
-    /// Takes the open buffer for a flush; the rows of a flush that failed come first and alone. `None` without rows.
+    /// What the next flush takes: rows whose flush failed first, then what came first. `None` without rows.
     pub fn freeze(&self, memory: &Arc<Memory>) -> Option<Arc<Frozen>> {
         let mut inner = self.lock();
-        if inner.frozen.is_none() {
-            let (first, last, since) = inner.open.span?;
-            let mut open = std::mem::replace(&mut inner.open, Open::new(memory));
-            open.seal_tail();
-            let schema = Arc::clone(&inner.schema);
-            if inner.dictionary.len() > DICTIONARY_KEEP {
-                inner.dictionary = Dictionary::new(&self.series_limit, memory);
-            }
-            inner.frozen = Some(Arc::new(Frozen {
-                chunks: open.chunks,
-                schema,
-                first,
-                last,
-                since,
-                sorted: OnceLock::new(),
-                memory: open.memory,
-            }));
+        if inner.frozen.is_empty() {
+            inner.open.span?;
+            self.close(&mut inner, memory);
         }
-        inner.frozen.clone()
+        inner.frozen.front().cloned()
     }
 
     /// Notes where the table is stored.
@@ -301,17 +336,17 @@ impl TableState {
     /// and belong to the next table of this name, with their columns. The caller holds writes and flushes back meanwhile.
     pub(crate) fn detach(&self, memory: &Arc<Memory>) {
         let mut inner = self.lock();
-        if inner.open.span.is_some() || inner.frozen.is_some() {
+        if inner.open.span.is_some() || !inner.frozen.is_empty() {
             inner.stored = None;
             inner.committed = None;
             return;
         }
         let dictionary = Dictionary::new(&self.series_limit, memory);
         let (schema, open) = (SchemaRef::default(), Open::new(memory));
-        *inner = Inner { schema, stored: None, committed: None, dictionary, open, frozen: None };
+        *inner = Inner { schema, stored: None, committed: None, dictionary, open, frozen: VecDeque::new() };
     }
 
-    /// Shows the newest known version of the table in the store; `flushed` says that it holds the frozen rows. One that was let go
+    /// Shows the newest known version of the table in the store; `flushed` says that it holds what [`TableState::freeze`] gave. One that was let go
     /// meanwhile is not shown.
     pub fn committed(&self, table: &Arc<Table>, flushed: bool) {
         let snapshot = table.snapshot();
@@ -320,7 +355,7 @@ impl TableState {
             return;
         }
         if flushed {
-            inner.frozen = None;
+            inner.frozen.pop_front();
         }
         if inner.committed.as_ref().is_none_or(|old| old.version < snapshot.version) {
             for column in snapshot.schema.columns() {
@@ -340,59 +375,32 @@ impl TableState {
         self.lock().committed.clone()
     }
 
-    /// Everything visible now, the buffer sorted. Sorting happens outside the lock and is kept for the next query.
-    ///
-    /// # Errors
-    /// Those of [`Sorted::new`].
-    pub fn read(&self) -> Result<ReadSnapshot> {
-        let (schema, committed, frozen, mut chunks, tail, mut runs) = {
-            let inner = self.lock();
-            (
-                Arc::clone(&inner.schema),
-                inner.committed.clone(),
-                inner.frozen.clone(),
-                inner.open.chunks.clone(),
-                inner.open.tail.clone(),
-                inner.open.runs.clone(),
-            )
-        };
-        let mut memory_runs = Vec::new();
-        if let Some(frozen) = &frozen {
-            memory_runs.extend(MemoryRun::new(frozen.sorted()?));
-        }
-        let covered = runs.last().map_or(0, |(end, _)| *end);
-        if covered < chunks.len() {
-            let start = if runs.len() >= RUNS_MAX { 0 } else { covered };
-            if start == 0 {
-                runs.clear();
+    /// Everything visible now. What of the buffer a query needs it sorts by itself, and that is kept for the next.
+    pub fn read(&self) -> ReadSnapshot {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let (schema, committed, open) = (Arc::clone(&inner.schema), inner.committed.clone(), &mut inner.open);
+        let covered = open.runs.last().map_or(0, |(end, _)| *end);
+        if covered < open.chunks.len() {
+            if open.runs.len() >= RUNS_MAX {
+                open.runs.clear();
             }
-            runs.push((chunks.len(), Arc::new(Sorted::new(chunks[start..].to_vec(), &schema)?)));
-            self.keep_runs(&chunks, &runs);
+            let start = open.runs.last().map_or(0, |(end, _)| *end);
+            let run = Run::new(open.chunks[start..].to_vec(), Arc::clone(&schema));
+            open.runs.push((open.chunks.len(), Arc::new(run)));
         }
-        memory_runs.extend(runs.into_iter().filter_map(|(_, sorted)| MemoryRun::new(sorted)));
-        if let Some(tail) = tail {
-            chunks.clear();
-            memory_runs.extend(MemoryRun::new(Arc::new(Sorted::new(vec![Arc::new(tail)], &schema)?)));
-        }
-        Ok(ReadSnapshot {
+        let tail = open.tail.iter().map(|tail| Arc::new(Run::new(vec![Arc::clone(tail)], Arc::clone(&schema))));
+        let frozen = inner.frozen.iter().map(|frozen| Arc::clone(&frozen.run));
+        let runs = frozen.chain(open.runs.iter().map(|(_, run)| Arc::clone(run))).chain(tail);
+        let runs = runs.filter_map(MemoryRun::unsorted).collect();
+        ReadSnapshot {
             database: self.database.clone(),
             table: self.name.clone(),
             schema,
             version: committed.as_ref().map_or(-1, |snapshot| snapshot.version),
             files: committed.as_ref().map_or_else(Vec::new, |snapshot| snapshot.files.clone()),
-            runs: memory_runs,
+            runs,
             committed,
-        })
-    }
-
-    /// Keeps sorted runs for the next query unless the buffer was frozen since, or somebody kept longer ones.
-    fn keep_runs(&self, chunks: &[Arc<Chunk>], runs: &[(usize, Arc<Sorted>)]) {
-        let mut inner = self.lock();
-        let same =
-            inner.open.chunks.first().zip(chunks.first()).is_some_and(|(mine, theirs)| Arc::ptr_eq(mine, theirs));
-        let longer = runs.last().map(|(end, _)| *end) > inner.open.runs.last().map(|(end, _)| *end);
-        if same && longer {
-            inner.open.runs = runs.to_vec();
         }
     }
 }

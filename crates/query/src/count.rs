@@ -6,9 +6,9 @@ use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::DataType;
 use datafusion::common::TableReference;
 use datafusion::logical_expr::{Expr, LogicalPlan};
-use weir_engine::read::ReadPlan;
+use weir_engine::read::{ReadPlan, Source};
 
-use crate::error::Result;
+use crate::error::{Result, from_engine};
 use crate::scan::SnapshotTable;
 
 /// The table whose rows a plan counts, when it does nothing else.
@@ -31,7 +31,13 @@ pub(crate) fn answer(plan: &LogicalPlan, table: &SnapshotTable) -> Result<Option
     if !whole || schema.fields().len() != 1 || *schema.field(0).data_type() != DataType::Int64 {
         return Ok(None);
     }
-    let rows: u64 = read.plain.iter().map(|part| part.source.rows()).sum();
+    let mut rows = 0;
+    for part in &read.plain {
+        rows += match &part.source {
+            Source::File(file) => file.rows,
+            Source::Run(run) => run.sorted().map_err(from_engine)?.rows() as u64,
+        };
+    }
     let column = Arc::new(Int64Array::from(vec![i64::try_from(rows).unwrap_or(i64::MAX)]));
     Ok(Some(RecordBatch::try_new(schema, vec![column])?))
 }

@@ -10,6 +10,8 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore};
 use datafusion::optimizer::{Optimizer, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
@@ -26,8 +28,27 @@ pub(crate) fn register(builder: SessionStateBuilder, settings: &Settings) -> Ses
     rules.extend(Optimizer::new().rules);
     builder
         .with_optimizer_rules(rules)
-        .with_physical_optimizer_rule(Arc::new(RunsRule))
+        .with_physical_optimizer_rules(physical_rules())
         .with_query_planner(Arc::new(Planner { rows_max }))
+}
+
+/// Ours comes last. Rows are counted by what is known of them after filters have sunk into scans, which may know that all their rows pass.
+fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let (mut rules, mut counts) = (Vec::new(), None);
+    for rule in PhysicalOptimizer::new().rules {
+        match rule.name() {
+            "aggregate_statistics" => counts = Some(rule),
+            "FilterPushdown" => {
+                rules.push(rule);
+                rules.extend(counts.take());
+            }
+            _ => rules.push(rule),
+        }
+    }
+    debug_assert!(counts.is_none(), "filters sink after rows are counted");
+    rules.extend(counts);
+    rules.push(Arc::new(RunsRule));
+    rules
 }
 
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@
 //! that allows it; the final one above it merges runs of the same group, wherever they come from, as it merges partitions. Nothing is kept between
 //! batches. Where runs turn out to be short, the rest of the input goes through the aggregation that was there before.
 
+mod census;
 mod direct;
 mod first;
 mod newest;

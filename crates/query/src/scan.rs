@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::{DFSchema, DataFusionError, Result};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
@@ -27,7 +27,7 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
-use weir_engine::read::{Part, ReadPlan, ReadSnapshot, Source, logical_schema};
+use weir_engine::read::{MemoryRun, Part, ReadPlan, ReadSnapshot, SortedRun, Source, logical_schema};
 use weir_engine::schema::TableSchema;
 
 use buffer_exec::BufferExec;
@@ -122,6 +122,7 @@ impl SnapshotTable {
             match part.source {
                 Source::File(file) => files.push((file, part.times)),
                 Source::Run(run) => {
+                    let run = sorted(&run)?;
                     plans.push(Arc::new(BufferExec::new(run, part.times, asked.to_vec(), &self.schema)));
                 }
             }
@@ -160,7 +161,7 @@ impl SnapshotTable {
         match part.source {
             Source::File(file) => self.files.scan_sorted(&file, part.times, columns, batch_rows),
             Source::Run(run) => {
-                let run = BufferExec::new(run, part.times, columns.read.clone(), &self.schema);
+                let run = BufferExec::new(sorted(&run)?, part.times, columns.read.clone(), &self.schema);
                 Ok(Arc::new(run.sorted(columns)?))
             }
         }
@@ -235,6 +236,11 @@ pub(crate) fn table_schema(schema: &TableSchema) -> SchemaRef {
 /// Whether a column of an answer is a tag of a table.
 pub(crate) fn is_tag(field: &Field) -> bool {
     field.metadata().get(ROLE).is_some_and(|role| role == TAG)
+}
+
+/// The rows of a run in key order.
+fn sorted(run: &MemoryRun) -> Result<SortedRun> {
+    run.sorted().map_err(|error| DataFusionError::External(Box::new(error)))
 }
 
 fn project(schema: &Schema, columns: &[usize]) -> Result<SchemaRef> {

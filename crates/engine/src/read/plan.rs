@@ -53,11 +53,11 @@ impl Source {
         }
     }
 
-    /// Number of rows.
-    pub fn rows(&self) -> u64 {
+    /// Rows, without a look at which of a run's are one: as many as there are or more.
+    pub fn rows_at_most(&self) -> u64 {
         match self {
             Source::File(file) => file.rows,
-            Source::Run(run) => run.rows() as u64,
+            Source::Run(run) => run.rows_at_most() as u64,
         }
     }
 
@@ -72,9 +72,9 @@ impl Source {
 impl Part {
     /// About how many rows it has, assuming that they are spread evenly over time.
     pub fn rows(&self) -> u64 {
-        let Some(times) = &self.times else { return self.source.rows() };
+        let Some(times) = &self.times else { return self.source.rows_at_most() };
         let share = length(times) as f64 / length(&self.source.times()).max(1) as f64;
-        (self.source.rows() as f64 * share).ceil() as u64
+        (self.source.rows_at_most() as f64 * share).ceil() as u64
     }
 }
 

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::schema::{FieldType, Role, SchemaRef, TIME, TIME_NS, TableSchema};
 
 /// Rows of a row group: large enough to compress, small enough to prune.
-const ROW_GROUP_ROWS: usize = 512 << 10;
+pub(crate) const ROW_GROUP_ROWS: usize = 128 << 10;
 const PAGE_ROWS: usize = 16 << 10;
 const ZSTD_LEVEL: i32 = 1;
 

@@ -40,8 +40,10 @@ use local::LocalStore;
 
 pub use bounded::RemoteStats;
 pub use catalog::{CatalogEntry, TableState};
+pub(crate) use encode::ROW_GROUP_ROWS;
 pub use log::{Committed, HOUR_MS, Vacuumed};
 pub use remote::RemoteLimits;
+pub(crate) use table::READ_BATCH_ROWS;
 pub use table::{Change, FileWriter, NewFile, Operation, Snapshot, Step, Table};
 
 /// The URL under which [`Store::objects`] is registered with query engines; the paths of data files follow it.

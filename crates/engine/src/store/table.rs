@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
@@ -27,7 +27,7 @@ use crate::schema::{SchemaRef, TIME, TableSchema};
 
 /// A table is checkpointed when its version is a multiple of this.
 const CHECKPOINT_EVERY: i64 = 50;
-const READ_BATCH_ROWS: usize = 8192;
+pub(crate) const READ_BATCH_ROWS: usize = 8192;
 /// Where the metadata of a table keeps the definition of a rollup.
 const ROLLUP: &str = "weir.rollup";
 /// Where it keeps the definition of an external table.
@@ -481,7 +481,18 @@ impl Table {
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&failed)?;
         let stream = builder.with_batch_size(READ_BATCH_ROWS).build().map_err(&failed)?;
         let schema = Arc::clone(schema);
-        let rows = stream.map(move |batch| layout::from_stored(&batch.map_err(&failed)?, &schema));
+        // What decodes pages is let go with the last rows, not when somebody asks for more: a merge keeps the last rows of many files.
+        let (stream, left) = (Some(Box::pin(stream)), file.rows);
+        let rows = futures::stream::try_unfold((stream, left), move |(stream, left)| {
+            let (schema, failed) = (Arc::clone(&schema), failed.clone());
+            async move {
+                let Some(mut stream) = stream else { return Ok(None) };
+                let Some(batch) = stream.try_next().await.map_err(failed)? else { return Ok(None) };
+                let left = left.saturating_sub(batch.num_rows() as u64);
+                let batch = layout::from_stored(&batch, &schema)?;
+                Ok(Some((batch, ((left > 0).then_some(stream), left))))
+            }
+        });
         Ok(rows.boxed())
     }
 

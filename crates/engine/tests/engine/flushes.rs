@@ -111,13 +111,7 @@ async fn a_thousand_failed_flushes_leave_memory_flat_and_then_flush_once_s1() {
     assert_eq!(found[0], format!("0 h=all v={newest}"), "the last write wins");
     engine.close(Duration::from_secs(30)).await.unwrap();
     drop(engine);
-    let (engine, opened) = loop {
-        // The task that flushed in the background holds the folder until it has seen the end.
-        match Engine::open(config(dir.path()), Env::default()).await {
-            Err(error) if error.kind() == Kind::Conflict => tokio::time::sleep(Duration::from_millis(5)).await,
-            opened => break opened.unwrap(),
-        }
-    };
+    let (engine, opened) = open_when_free(config(dir.path())).await;
     assert_eq!(opened.rows_recovered, 0);
     assert_eq!(rows(&engine, "m").await, found);
 }
@@ -142,4 +136,95 @@ async fn a_full_log_refuses_until_it_is_trimmed_s1() {
     engine.flush(None).await.unwrap();
     write(&engine, &lines(rounds)).await;
     assert_eq!(rows(&engine, "m").await.len() as u64, 1 + (rounds + 1) * 200);
+}
+
+/// What waits for its flush becomes files of about `compact_rows` rows each, every one a commit of its own: whichever were committed when
+/// the server died, no row is lost or there twice (E1).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_flushed_in_parts_each_exactly_once_e1_e3() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = || Config { compact_rows: 10, ..config(dir.path()) };
+    let mut committed = Vec::new();
+    for round in 0..4 {
+        let (engine, _) = open_when_free(settings()).await;
+        for request in 0..60_u64 {
+            // Each request overwrites a row of the one before, which may be in another part.
+            let line = |row: u64| format!("m,h=h{} v={}i {}\n", row % 3, round * 1000 + request, request * 3 + row);
+            write(&engine, &(0..4).map(line).collect::<String>()).await;
+        }
+        let expected = rows(&engine, "m").await;
+        assert_eq!(expected.len(), 60 * 3 + 1);
+        let before = engine.snapshot("db", "m").await.unwrap().unwrap().version;
+        let flush = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.flush(None).await }
+        });
+        while round < 3 && engine.snapshot("db", "m").await.unwrap().unwrap().version < before + 3 + round as i64 {
+            tokio::task::yield_now().await;
+        }
+        if round < 3 {
+            flush.abort();
+            let _ = flush.await;
+        } else {
+            flush.await.unwrap().unwrap();
+        }
+        assert_eq!(rows(&engine, "m").await, expected, "round {round}, with a part in files");
+        drop(engine);
+        let (engine, opened) = open_when_free(settings()).await;
+        committed.push(opened.records_skipped);
+        assert_eq!(rows(&engine, "m").await, expected, "round {round}, after the restart");
+        engine.flush(None).await.unwrap();
+        assert_eq!(rows(&engine, "m").await, expected, "round {round}, all in files");
+        assert!(engine.stats().rows_buffered == 0);
+        let files = engine.snapshot("db", "m").await.unwrap().unwrap().files;
+        let merged = |file: &weir_engine::store::file::DataFile| file.order.0 < file.order.1;
+        assert!(files.iter().all(|file| merged(file) || file.rows <= 12 + 4), "{files:?}");
+        engine.compact("db", None).await.unwrap();
+        assert_eq!(rows(&engine, "m").await, expected, "round {round}, merged");
+    }
+    assert!(committed.iter().any(|skipped| *skipped > 0), "no restart found a part of its log in files");
+}
+
+/// S1, E3: no more files of a chain of overlaps are open at once than memory is allowed for; the answer is that of one merge.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_too_long_to_be_open_at_once_is_merged_in_steps_s1_e3() {
+    let mut merges = Vec::new();
+    for compact_bytes_max in [ByteSize::new(1), ByteSize::new(100 << 10), ByteSize::mib(64)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (engine, _) = open(Config { compact_bytes_max, compact_rows: 100, ..config(dir.path()) }).await;
+        for flush in 0..24_u64 {
+            // Half of the rows are written again by the flush after; some come late.
+            let late = if flush % 5 == 4 { 25 } else { 0 };
+            let line = |row: u64| {
+                let (host, time) = (row % 4, (300 + flush * 10 + row / 2 - late) * 1_000_000_000);
+                let field = if (flush + row).is_multiple_of(3) { "a" } else { "b" };
+                format!("m,h=h{host} {field}={flush}i {time}\n")
+            };
+            write(&engine, &(0..60).map(line).collect::<String>()).await;
+            engine.flush(None).await.unwrap();
+        }
+        let expected = rows(&engine, "m").await;
+        let chain = engine.snapshot("db", "m").await.unwrap().unwrap().files.len();
+        let done = engine.compact("db", Some("m")).await.unwrap();
+        assert!(done.files_before >= chain, "{done:?}");
+        assert_eq!(rows(&engine, "m").await, expected, "{compact_bytes_max}");
+        let mut files = engine.snapshot("db", "m").await.unwrap().unwrap().files;
+        files.sort_by_key(|file| file.time_min);
+        assert!(files.windows(2).all(|pair| pair[0].time_max < pair[1].time_min), "{files:?}");
+        assert_eq!(engine.compact("db", None).await.unwrap().files_before, 0);
+        merges.push(engine.stats().compactions);
+        engine.close(Duration::from_secs(30)).await.unwrap();
+    }
+    let [pairs, some, one] = merges[..] else { unreachable!() };
+    assert!(pairs > some && some > one && one == 1, "{merges:?}");
+}
+
+/// The folder is free when the last task of the server before has seen its end.
+async fn open_when_free(config: Config) -> (Engine, Opened) {
+    loop {
+        match Engine::open(config.clone(), Env::default()).await {
+            Err(error) if error.kind() == Kind::Conflict => tokio::time::sleep(Duration::from_millis(5)).await,
+            opened => break opened.unwrap(),
+        }
+    }
 }

@@ -511,6 +511,7 @@ async fn merged(engine: &Engine, snapshot: &ReadSnapshot) -> Vec<RecordBatch> {
         inputs.push(stored.as_ref().unwrap().read_file(file, &snapshot.schema).await.unwrap().boxed());
     }
     for run in &snapshot.runs {
+        let run = run.sorted().unwrap();
         let batch = run.batch(0..run.rows(), &all, &schema).unwrap();
         inputs.push(futures::stream::iter([Ok(batch)]).boxed());
     }

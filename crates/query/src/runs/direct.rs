@@ -125,13 +125,16 @@ impl Direct {
             return Ok(None);
         }
         let keys = Over::of(source, groups.iter())?;
-        let groups =
-            groups.into_iter().map(|group| reassign_expr_columns(group, &keys.schema)).collect::<Result<_>>()?;
+        let groups = groups.into_iter().map(|group| reassign_expr_columns(group, &keys.schema));
+        let groups = groups.collect::<Result<Vec<_>>>()?;
         let values = Over::of(source, states.iter().flat_map(State::expressions))?;
         let states = states.iter().map(|state| state.over(&values.schema)).collect::<Result<Vec<_>>>()?;
         let mut tags: Vec<usize> = tags.into_iter().collect();
         tags.sort_unstable();
-        let newest = Newest::of(&states).filter(|_| grids.is_empty() && !tags.is_empty());
+        let newest = match grids.is_empty() && !tags.is_empty() {
+            true => Newest::of(&states, source, &format!("{groups:?}"))?,
+            false => None,
+        };
         let large = source.is_large();
         let source = if newest.is_some() { source.narrowed(true) } else { source.clone() };
         Ok(Some(Self { source, keys, groups, tags, grids, values, states, first: None, newest, large }))
@@ -176,12 +179,16 @@ impl Direct {
             let times = self.first.as_ref().map_or(i64::MIN..=i64::MAX, First::times);
             let Some((unit, rows)) = selection.unit(&times)? else { return Ok(None) };
             if let Some(newest) = &self.newest {
+                if newest.is_past(&unit) {
+                    selection.skip();
+                    continue;
+                }
                 let (columns, passing) = selection.tags(&unit, rows.clone(), &self.tags).await?;
                 let mut firsts = Vec::new();
                 for rows in passing {
                     firsts.extend(self.by_tags(&columns, rows)?.iter().map(|rows| rows.start));
                 }
-                if !newest.may_change(&self.groups(&columns, &firsts.into())?, *unit.times.end())? {
+                if !newest.may_change(&unit, &self.groups(&columns, &firsts.into())?)? {
                     selection.skip();
                     continue;
                 }

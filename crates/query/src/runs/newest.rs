@@ -2,7 +2,7 @@
 //!
 //! Row groups are read the newest first. One whose groups have all been seen with values at later times than any of its own cannot change
 //! the answer: it is left out, and to tell so only the tags of the groups are read. So the time that it takes depends on how many series there
-//! are and not on how long their history is.
+//! are and not on how long their history is. Files that hold no others are left out without even that ([`Census`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,10 +12,12 @@ use arrow::datatypes::TimestampNanosecondType;
 use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
 use datafusion::common::{Result, internal_err};
 
+use super::census::Census;
 use super::states::State;
+use crate::scan::hot::{HotSource, Unit};
 
 /// Groups past which all row groups are read: a bound of the memory that remembering them takes.
-const GROUPS_MAX: usize = 1 << 17;
+pub(super) const GROUPS_MAX: usize = 1 << 17;
 
 /// What is known of the groups so far, of all partitions.
 #[derive(Debug, Clone)]
@@ -23,6 +25,7 @@ pub(super) struct Newest {
     /// Of each state: where its time is among the columns of all states, and whether there is one.
     places: Arc<[(usize, Option<usize>)]>,
     seen: Arc<Mutex<Seen>>,
+    census: Option<Census>,
 }
 
 #[derive(Debug, Default)]
@@ -33,32 +36,47 @@ struct Seen {
 }
 
 impl Newest {
-    /// `None` when older rows matter to one of the states.
-    pub(super) fn of(states: &[State]) -> Option<Self> {
+    /// `None` when older rows matter to one of the states. `groups` says what the groups are.
+    pub(super) fn of(states: &[State], source: &HotSource, groups: &str) -> Result<Option<Self>> {
         let (mut places, mut column) = (Vec::new(), 0);
         for state in states {
-            let (time, set, columns) = state.newest()?;
+            let Some((time, set, columns)) = state.newest() else { return Ok(None) };
             places.push((column + time, set.map(|set| column + set)));
             column += columns;
         }
-        (!places.is_empty()).then(|| Self { places: places.into(), seen: Arc::default() })
+        if places.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self { places: places.into(), seen: Arc::default(), census: Census::of(source, groups)? }))
     }
 
     /// The same with nothing seen yet.
     pub(super) fn anew(&self) -> Self {
-        Self { places: Arc::clone(&self.places), seen: Arc::default() }
+        let census = self.census.as_ref().map(Census::anew);
+        Self { places: Arc::clone(&self.places), seen: Arc::default(), census }
     }
 
-    /// Whether rows of these groups, none of them at a later time, may change the answer.
-    pub(super) fn may_change(&self, groups: &[ArrayRef], time: i64) -> Result<bool> {
+    /// Whether it is known without a look that no row of the unit may change the answer.
+    pub(super) fn is_past(&self, unit: &Unit) -> bool {
+        self.census.as_ref().is_some_and(|census| census.is_past(unit))
+    }
+
+    /// Whether rows of a part of a unit, which are of these groups, may change the answer.
+    pub(super) fn may_change(&self, unit: &Unit, groups: &[ArrayRef]) -> Result<bool> {
         if self.seen.lock().expect("no holder of this lock panics").too_many {
             return Ok(true);
         }
-        let rows = rows(groups)?;
-        let seen = self.seen.lock().expect("no holder of this lock panics");
+        let (rows, time) = (rows(groups)?, *unit.times.end());
         // Of equal times either may be the last; which of them is not to depend on what was left out.
         let newer = |times: &[i64]| times.iter().all(|known| *known > time);
-        Ok(seen.too_many || rows.iter().any(|row| !seen.groups.get(&row.owned()).is_some_and(|times| newer(times))))
+        let changes = {
+            let seen = self.seen.lock().expect("no holder of this lock panics");
+            seen.too_many || rows.iter().any(|row| !seen.groups.get(&row.owned()).is_some_and(|times| newer(times)))
+        };
+        if let Some(census) = &self.census {
+            census.note(unit, &rows, !changes);
+        }
+        Ok(changes)
     }
 
     /// Takes note of the states of some runs, after the columns of their groups.

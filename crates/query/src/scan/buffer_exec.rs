@@ -15,14 +15,14 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, Sched
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use weir_engine::read::{MemoryRun, Times};
+use weir_engine::read::{SortedRun, Times};
 
 use super::{Columns, merge_exec};
 
 /// One run of the buffer, or the part of it within some times.
 #[derive(Debug, Clone)]
 pub(super) struct BufferExec {
-    run: MemoryRun,
+    run: SortedRun,
     times: Option<Times>,
     columns: Vec<usize>,
     logical: SchemaRef,
@@ -32,7 +32,7 @@ pub(super) struct BufferExec {
 
 impl BufferExec {
     /// Gives `columns` of the logical layout; only rows within `times` where that is set.
-    pub(super) fn new(run: MemoryRun, times: Option<Times>, columns: Vec<usize>, logical: &SchemaRef) -> Self {
+    pub(super) fn new(run: SortedRun, times: Option<Times>, columns: Vec<usize>, logical: &SchemaRef) -> Self {
         let schema = Arc::new(logical.project(&columns).expect("columns are of the logical layout"));
         let properties = properties(EquivalenceProperties::new(schema));
         Self { run, times, columns, logical: Arc::clone(logical), properties, metrics: ExecutionPlanMetricsSet::new() }

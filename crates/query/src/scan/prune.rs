@@ -206,7 +206,11 @@ impl PruningStatistics for KeyRanges<'_> {
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        Some(Arc::new(self.0.iter().map(|source| Some(source.rows())).collect::<UInt64Array>()))
+        let rows = |source: &Source| match source {
+            Source::File(file) => Some(file.rows),
+            Source::Run(_) => None,
+        };
+        Some(Arc::new(self.0.iter().map(rows).collect::<UInt64Array>()))
     }
 
     fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float64Builder, Int64Builder, RecordBatch, StringBuilder, TimestampNanosecondBuilder};
 use weir_engine::read::{ReadPlan, ReadSnapshot, Source};
 
-use crate::error::Result;
+use crate::error::{Result, from_engine};
 use crate::scan::SnapshotTable;
 
 /// One row a table:
@@ -26,7 +26,8 @@ pub(super) fn of(tables: &[Arc<SnapshotTable>]) -> Result<RecordBatch> {
         names.append_value(&snapshot.table);
         let rows: u64 = snapshot.files.iter().map(|file| file.rows).sum();
         let bytes: u64 = snapshot.files.iter().map(|file| file.size).sum();
-        let buffered: usize = snapshot.runs.iter().map(|run| run.rows()).sum();
+        let runs = snapshot.runs.iter().map(|run| run.sorted().map(|run| run.rows()).map_err(from_engine));
+        let buffered: usize = runs.sum::<Result<usize>>()?;
         let counts = [rows, buffered as u64, snapshot.files.len() as u64, bytes, overlapping(snapshot)];
         for (builder, count) in numbers.iter_mut().zip(counts) {
             builder.append_value(i64::try_from(count).unwrap_or(i64::MAX));

@@ -164,6 +164,14 @@ fn older_row_groups_are_left_out_where_the_newest_rows_tell_all() {
     for row in ["a,59,1", "b,59,1", "gone,7,7", "half,8,9"] {
         assert!(answer.contains(row), "{row} is not in {answer}");
     }
+    // Once it is known which series a file has, those of files without others are not looked at again.
+    let plan = world.ask("history", &format!("EXPLAIN ANALYZE {all}")).unwrap();
+    let count = |name: &str| {
+        let digits = |rest: &str| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<i64>().unwrap();
+        plan.split(name).skip(1).map(digits).sum::<i64>()
+    };
+    let looks = count("columns_cached=") + count("columns_decoded=");
+    assert!(looks < HOURS / 2, "{looks} columns in {plan}");
     // Rows of any age may have changed a maximum.
     let most = "SELECT host, max(v) AS v FROM m GROUP BY host ORDER BY host";
     assert!(world.ask("history", &format!("EXPLAIN {most}")).unwrap().contains("file_type=parquet"));
@@ -173,6 +181,43 @@ fn older_row_groups_are_left_out_where_the_newest_rows_tell_all() {
     assert_eq!(read(oldest), (2, HOURS - 2));
     assert_eq!(read("SELECT * FROM m ORDER BY time DESC LIMIT 3"), (1, newest));
     assert_eq!(read("SELECT * FROM m ORDER BY time LIMIT 4"), (2, HOURS - 2));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 100, ..ProptestConfig::default() })]
+
+    /// Hosts come, go and come back; values lack. What was found out about files by one question is there for the next.
+    #[test]
+    fn newest_rows_are_the_same_whatever_is_known_of_files_c1(
+        hours in proptest::collection::vec(proptest::collection::btree_map("[a-d]", proptest::option::of(0..9_i64), 1..5), 2..12),
+    ) {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let database = format!("newest{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        for world in [world(true), world(false)] {
+            world.create(&database, "m", &schema("host:tag; v:integer"));
+            for (hour, hosts) in hours.iter().enumerate() {
+                let row = |(host, value): (&String, &Option<i64>)| {
+                    let value = value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+                    format!("{host} | {value} | {}", hour as u64 * 3_600_000_000_000)
+                };
+                let rows: Vec<String> = hosts.iter().map(row).collect();
+                world.file(&database, "m", &crate::world::rows(&rows.join("\n")), 2);
+            }
+        }
+        let until = hours.len() as u64 / 2 * 3_600_000_000_000;
+        for sql in [
+            "SELECT host, last(v, time) AS v FROM m GROUP BY host ORDER BY host".to_owned(),
+            "SELECT host, max(time) AS t FROM m GROUP BY host ORDER BY host".to_owned(),
+            "SELECT upper(host) AS h, last(v, time) AS v, max(time) AS t FROM m GROUP BY 1 ORDER BY 1".to_owned(),
+            format!("SELECT host, last(v, time) AS v FROM m WHERE time < to_timestamp_nanos({until}) GROUP BY host ORDER BY host"),
+            "SELECT host, last(v, time) AS v FROM m WHERE host < 'c' GROUP BY host ORDER BY host".to_owned(),
+        ] {
+            let expected = world(false).ask(&database, &sql).unwrap();
+            for again in 0..3 {
+                prop_assert_eq!(world(true).ask(&database, &sql).unwrap(), expected.clone(), "{}, {}", sql, again);
+            }
+        }
+    }
 }
 
 /// A scan of more files than footers are read of for it (`HOT_FILES_MAX`) reads Parquet as it comes, and answers the same.

@@ -14,6 +14,9 @@ const COLUMN_BYTES: u64 = 1 << 20;
 /// An entry's own bytes, keys included.
 const ENTRY_BYTES: u64 = 256;
 
+/// Files of which it is kept which groups they hold.
+const CENSUS_FILES: usize = 64 << 10;
+
 /// One column of one row group of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ColumnKey {
@@ -29,6 +32,8 @@ pub(super) struct ColumnKey {
 pub(crate) struct ColumnCache {
     columns: Cache<ColumnKey, Arc<HotColumn>, ByBytes>,
     limit: ByteSize,
+    /// What a file's set of groups is known by.
+    groups: Cache<[u8; 32], [u8; 32]>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -47,7 +52,8 @@ impl ColumnCache {
     pub(crate) fn new(limit: ByteSize) -> Self {
         let entries = usize::try_from(limit.bytes() / COLUMN_BYTES).unwrap_or(usize::MAX).max(16);
         let columns = Cache::with_weighter(entries, limit.bytes(), ByBytes);
-        Self { columns, limit, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        let groups = Cache::new(CENSUS_FILES);
+        Self { columns, limit, groups, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     /// Most bytes that it may hold.
@@ -63,6 +69,15 @@ impl ColumnCache {
     /// Columns asked for that were there, and those that were not.
     pub(crate) fn hits_and_misses(&self) -> (u64, u64) {
         (self.hits.load(Relaxed), self.misses.load(Relaxed))
+    }
+
+    /// The hash of the groups of a file.
+    pub(crate) fn groups_of(&self, file: &[u8; 32]) -> Option<[u8; 32]> {
+        self.groups.get(file)
+    }
+
+    pub(crate) fn put_groups(&self, file: [u8; 32], groups: [u8; 32]) {
+        self.groups.insert(file, groups);
     }
 
     pub(super) fn get(&self, key: &ColumnKey) -> Option<Arc<HotColumn>> {

@@ -160,7 +160,7 @@ fn constant(expr: &Arc<dyn PhysicalExpr>) -> Option<bool> {
 }
 
 /// Whether the expression says nothing but a bound of time.
-fn is_bound(expr: &Arc<dyn PhysicalExpr>) -> bool {
+pub(super) fn is_bound(expr: &Arc<dyn PhysicalExpr>) -> bool {
     let bounds = [Operator::Eq, Operator::Gt, Operator::GtEq, Operator::Lt, Operator::LtEq];
     time_comparison(expr).is_some_and(|(operator, _)| bounds.contains(&operator))
 }

@@ -24,7 +24,7 @@ use weir_engine::schema::{TIME, TIME_NS};
 
 use super::cache::ColumnKey;
 use super::filter::{Filters, TIME_INDEX};
-use super::select::{Stretches, select};
+use super::select::{Stretches, passing, within};
 use super::{ColumnCache, HotColumn};
 use crate::scan::StoredColumns;
 
@@ -119,13 +119,21 @@ impl HotFiles {
         let mut selected = 0;
         for unit in units {
             let mut columns = vec![None; self.schema.fields().len()];
-            for column in filters.tags.iter().map(|(column, _)| *column).chain([TIME_INDEX]) {
-                match self.cache.get(&self.key(unit, column)) {
-                    Some(found) => columns[column] = Some(found),
-                    None => return Ok(None),
+            for (column, _) in &filters.tags {
+                columns[*column] = self.cache.get(&self.key(unit, *column));
+                if columns[*column].is_none() {
+                    return Ok(None);
                 }
             }
-            let rows = select(self, &UnitColumns { columns }, &filters, 0..unit.rows, &filters.times)?;
+            let rows = passing(self, &UnitColumns { columns: columns.clone() }, &filters, 0..unit.rows)?;
+            if rows.is_empty() {
+                continue;
+            }
+            columns[TIME_INDEX] = self.cache.get(&self.key(unit, TIME_INDEX));
+            if columns[TIME_INDEX].is_none() {
+                return Ok(None);
+            }
+            let rows = within(&UnitColumns { columns }, &rows, &filters.times)?;
             selected += rows.iter().map(|rows| rows.len() as u64).sum::<u64>();
         }
         Ok(Some(selected))

@@ -96,18 +96,11 @@ pub(super) fn passing(files: &HotFiles, columns: &UnitColumns, filters: &Filters
     Ok(passing)
 }
 
-/// Rows of `rows` within `times` whose tags pass, ascending; each range lies within one stretch.
-pub(crate) fn select(
-    files: &HotFiles,
-    columns: &UnitColumns,
-    filters: &Filters,
-    rows: Rows,
-    times: &Times,
-) -> Result<Vec<Rows>> {
-    let passing = passing(files, columns, filters, rows)?;
+/// What of `rows` lies within `times`, ascending; each range lies within one stretch.
+pub(super) fn within(columns: &UnitColumns, rows: &[Rows], times: &Times) -> Result<Vec<Rows>> {
     let stretches = Stretches::of(columns)?;
-    let mut selected = Vec::with_capacity(passing.len());
-    for rows in &passing {
+    let mut selected = Vec::with_capacity(rows.len());
+    for rows in rows {
         stretches.each(rows, |rows| {
             let rows = stretches.within(rows, times);
             if !rows.is_empty() {

@@ -14,7 +14,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::{Column, DynamicFilterTracking};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::reassign_expr_columns;
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr, split_conjunction};
 use datafusion::physical_plan::DisplayFormatType;
 use datafusion::physical_plan::coop::cooperative;
 use datafusion::physical_plan::execution_plan::SchedulingType;
@@ -27,10 +27,10 @@ use weir_engine::read::Times;
 
 use super::column::Rows;
 use super::cursor::{Cursor, Output};
-use super::filter::Filters;
+use super::filter::{Filters, is_bound, times_of};
 use super::load::UnitColumns;
-use super::select::{passing, select};
-use super::{HotFiles, Spare, Unit};
+use super::select::{passing, within};
+use super::{ColumnCache, HotFiles, Spare, Unit};
 
 /// Row groups of one table, read through the cache of columns.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub(crate) struct HotSource {
     schema: SchemaRef,
     /// Over the logical layout.
     pub(super) filters: Vec<Arc<dyn PhysicalExpr>>,
-    pub(super) partitions: usize,
+    pub(crate) partitions: usize,
     pub(super) fetch: Option<usize>,
     /// Of all rows and the columns of the logical layout, without filters.
     statistics: Arc<Statistics>,
@@ -171,10 +171,34 @@ impl HotSource {
         self.files.stored.is_tag(name)
     }
 
+    /// Whether filters leave out series.
+    pub(crate) fn picks_series(&self) -> Result<bool> {
+        Ok(!Filters::new(&self.filters, &self.files.schema, &self.files.stored)?.tags.is_empty())
+    }
+
+    /// What is read, one after the other.
+    pub(crate) fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// Where columns are kept.
+    pub(crate) fn cache(&self) -> &Arc<ColumnCache> {
+        &self.files.cache
+    }
+
     /// Whether it takes more than keys to tell which rows it gives.
     pub(crate) fn looks_at_rows(&self) -> Result<bool> {
         let filters = Filters::new(&self.filters, &self.files.schema, &self.files.stored)?;
         Ok(self.fetch.is_some() || filters.rest.is_some())
+    }
+
+    /// Whether the times of all units say that every row passes. What takes the place of this scan may read other rows as well.
+    fn is_implied(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
+        let parts = split_conjunction(filter);
+        self.spare.is_none() && parts.iter().all(|part| is_bound(part)) && {
+            let times = times_of(filter);
+            self.units.iter().all(|unit| times.contains(unit.times.start()) && times.contains(unit.times.end()))
+        }
     }
 
     /// The table's logical layout.
@@ -260,13 +284,19 @@ impl Selection {
 
     /// The rows of a unit that are selected; `None` when none are.
     pub(crate) async fn read(&self, unit: &Unit, rows: Rows) -> Result<Option<Selected>> {
+        let (_, rows) = self.tags(unit, rows, &[]).await?;
+        if rows.is_empty() {
+            // Tags are small; the other columns are not read for nothing.
+            self.skip();
+            return Ok(None);
+        }
         let columns = self.columns(unit, &self.wanted).await?;
         self.counts.row_groups.add(1);
         let mut times = self.filters.times_now()?;
         if let Some(clip) = &unit.clip {
             times = *times.start().max(clip.start())..=*times.end().min(clip.end());
         }
-        let rows = select(&self.source.files, &columns, &self.filters, rows, &times)?;
+        let rows = within(&columns, &rows, &times)?;
         Ok((!rows.is_empty()).then_some(Selected { columns, rows }))
     }
 }
@@ -409,7 +439,10 @@ impl DataSource for HotSource {
         let answers = vec![PushedDown::Yes; filters.len()];
         let mut held = self.filters.clone();
         for filter in filters {
-            held.push(reassign_expr_columns(filter, &self.files.schema)?);
+            let filter = reassign_expr_columns(filter, &self.files.schema)?;
+            if !self.is_implied(&filter) {
+                held.push(filter);
+            }
         }
         let source = Self { filters: held, metrics: ExecutionPlanMetricsSet::new(), ..self.clone() };
         Ok(FilterPushdownPropagation::with_parent_pushdown_result(answers)
