@@ -141,7 +141,7 @@ class DuckDb:
                 cursor.execute("INSERT INTO cpu SELECT * FROM new")
                 number += 1
 
-        worker = threading.Thread(target=work)
+        worker = threading.Thread(target=work, daemon=True)
         worker.start()
 
         def end():
@@ -278,8 +278,9 @@ def main():
     file, own = os.path.join(args.folder, "cpu.parquet"), os.path.join(args.folder, "cpu.duckdb")
     if not os.path.exists(own) and names != ["weir"]:
         rows = weir.ask("SELECT * FROM cpu")
+        is_text = lambda kind: pa.types.is_string_view(kind) or pa.types.is_dictionary(kind)
         rows = rows.set_column(0, "time", rows["time"].cast(pa.timestamp("us"))).cast(pa.schema(
-            [(field.name, pa.string() if pa.types.is_string_view(field.type) else field.type)
+            [(field.name, pa.string() if is_text(field.type) else field.type)
              for field in rows.schema.set(0, pa.field("time", pa.timestamp("us")))]))
         pq.write_table(rows.sort_by([("hostname", "ascending"), ("time", "ascending")]), file, compression="zstd")
         rows = rows.sort_by([("time", "ascending"), ("hostname", "ascending")])

@@ -119,7 +119,7 @@ impl Files {
         pruning: &Pruning,
         columns: &[usize],
     ) -> Result<Vec<Unit>> {
-        let opened = self.file(file, Vec::new())?;
+        let opened = Arc::new(bare(file)?);
         let footer = hot.footer(&opened).await?;
         let kept = pruning.row_groups(&footer, &self.stored)?;
         let path: Arc<str> = Arc::from(file.path.as_str());
@@ -130,7 +130,7 @@ impl Files {
                 Err(_) => internal_err!("{path} has row groups that are too large to number"),
             };
             Ok(Unit {
-                file: opened.clone(),
+                file: Arc::clone(&opened),
                 path: Arc::clone(&path),
                 row_group: number(index as i64)?,
                 rows: number(group.num_rows())?,
@@ -251,9 +251,7 @@ impl Files {
     }
 
     fn file(&self, file: &DataFile, clip: Vec<ScalarValue>) -> Result<PartitionedFile> {
-        let mut opened = PartitionedFile::new("", file.size);
-        opened.object_meta.location = Path::parse(&file.path).map_err(object_store::Error::from)?;
-        Ok(opened.with_partition_values(clip).with_statistics(Arc::new(self.statistics(&[file]))))
+        Ok(bare(file)?.with_partition_values(clip).with_statistics(Arc::new(self.statistics(&[file]))))
     }
 
     /// What is known of files that share no key: the number of rows exactly, the rest as bounds.
@@ -292,6 +290,13 @@ impl Files {
     fn ordering(&self, columns: &Columns) -> Result<LexOrdering> {
         merge_exec::ordering(&self.schema, &columns.tags.iter().map(|&tag| columns.read[tag]).collect::<Vec<_>>(), 0)
     }
+}
+
+/// A file without what is known of it.
+fn bare(file: &DataFile) -> Result<PartitionedFile> {
+    let mut opened = PartitionedFile::new("", file.size);
+    opened.object_meta.location = Path::parse(&file.path).map_err(object_store::Error::from)?;
+    Ok(opened)
 }
 
 /// `time` within both bounds.

@@ -129,6 +129,27 @@ fn plans_read_columns_where_they_fit_and_parquet_where_they_do_not_s1() {
     assert!(again.0 == bytes && again.1 > hits && again.2 == misses, "{again:?} after {:?}", (bytes, hits, misses));
 }
 
+/// What is asked for once of few rows is not kept: only those rows are decoded. The second time, all are.
+#[test]
+fn few_rows_are_decoded_alone_until_they_are_asked_for_again() {
+    let world = World::new();
+    world.create("few", "m", &schema("host:tag; v:integer; s:string"));
+    let row = |number: i64| format!("h{:02} | {number},text {number} | {}", number / 2, number * 1_000);
+    let rows: Vec<String> = (0..40).map(row).collect();
+    world.file("few", "m", &crate::world::rows(&rows.join("\n")), 3);
+    let sql = "SELECT host, sum(v) AS v, min(s) AS s, max(time) AS t, count(*) AS n FROM m WHERE host IN ('h03', 'h11') \
+               AND time >= to_timestamp_nanos(7000) GROUP BY host ORDER BY host";
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let answer = world.ask("few", sql).unwrap();
+        for row in ["h03,7,text 7,", "h11,45,text 22,"] {
+            assert!(answer.contains(row), "{row} is not in {answer}");
+        }
+        seen.push(world.engine.columns().0);
+    }
+    assert!(seen[0] < seen[1] && seen[1] == seen[2], "bytes kept: {seen:?}");
+}
+
 /// What time and history cost: an hour is a file, and the cache takes one of them but not all.
 #[test]
 fn older_row_groups_are_left_out_where_the_newest_rows_tell_all() {

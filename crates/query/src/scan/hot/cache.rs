@@ -14,6 +14,8 @@ const COLUMN_BYTES: u64 = 1 << 20;
 /// An entry's own bytes, keys included.
 const ENTRY_BYTES: u64 = 256;
 
+/// Columns of which it is kept that they were missed.
+const MISSED: usize = 64 << 10;
 /// Files of which it is kept which groups they hold.
 const CENSUS_FILES: usize = 64 << 10;
 
@@ -32,6 +34,8 @@ pub(super) struct ColumnKey {
 pub(crate) struct ColumnCache {
     columns: Cache<ColumnKey, Arc<HotColumn>, ByBytes>,
     limit: ByteSize,
+    /// What was missed lately, and by which partition: what is asked for once is not kept.
+    missed: Cache<(ColumnKey, usize), ()>,
     /// What a file's set of groups is known by.
     groups: Cache<[u8; 32], [u8; 32]>,
     hits: AtomicU64,
@@ -52,8 +56,8 @@ impl ColumnCache {
     pub(crate) fn new(limit: ByteSize) -> Self {
         let entries = usize::try_from(limit.bytes() / COLUMN_BYTES).unwrap_or(usize::MAX).max(16);
         let columns = Cache::with_weighter(entries, limit.bytes(), ByBytes);
-        let groups = Cache::new(CENSUS_FILES);
-        Self { columns, limit, groups, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        let (missed, groups) = (Cache::new(MISSED), Cache::new(CENSUS_FILES));
+        Self { columns, limit, missed, groups, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     /// Most bytes that it may hold.
@@ -69,6 +73,16 @@ impl ColumnCache {
     /// Columns asked for that were there, and those that were not.
     pub(crate) fn hits_and_misses(&self) -> (u64, u64) {
         (self.hits.load(Relaxed), self.misses.load(Relaxed))
+    }
+
+    /// Takes note that a column was missed; whether it is for the first time.
+    pub(super) fn note_miss(&self, key: &ColumnKey, partition: usize) -> bool {
+        let key = (key.clone(), partition);
+        let first = self.missed.get(&key).is_none();
+        if first {
+            self.missed.insert(key, ());
+        }
+        first
     }
 
     /// The hash of the groups of a file.

@@ -7,7 +7,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, DictionaryArray, PrimitiveArray, StringViewArray, TimestampNanosecondArray, UInt32Array,
     new_null_array,
 };
-use arrow::compute::{cast, take};
+use arrow::compute::{cast, concat, take};
 use arrow::datatypes::{ArrowDictionaryKeyType, DataType, Int32Type, TimestampNanosecondType};
 use datafusion::common::{Result, internal_err};
 
@@ -74,6 +74,29 @@ impl HotColumn {
             Self::Time { times, .. } => Ok(Arc::new(times.clone())),
             Self::Field(array) => Ok(Arc::clone(array)),
             Self::Tag { .. } => internal_err!("a tag has no array of its rows"),
+        }
+    }
+
+    /// Some rows, which ascend, as a column of their own.
+    pub(super) fn part(&self, rows: &[Rows]) -> Result<Self> {
+        if let Self::Tag { .. } = self {
+            let (mut starts, mut at, mut end) = (Vec::new(), Vec::new(), 0);
+            for rows in rows {
+                self.each_run(rows, |run, rows| {
+                    starts.push(end);
+                    at.push(run);
+                    end += rows.len() as u32;
+                });
+            }
+            let values = self.of_runs(at)?.as_string_view().clone();
+            return Ok(Self::Tag { starts, values });
+        }
+        let parts = rows.iter().map(|rows| self.slice(rows)).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+        let array = concat(&parts)?;
+        match self {
+            Self::Time { .. } => Self::time(&array),
+            _ => Ok(Self::Field(array)),
         }
     }
 

@@ -14,7 +14,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::TryStreamExt;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
@@ -23,6 +23,7 @@ use weir_engine::read::Times;
 use weir_engine::schema::{TIME, TIME_NS};
 
 use super::cache::ColumnKey;
+use super::column::Rows;
 use super::filter::{Filters, TIME_INDEX};
 use super::select::{Stretches, passing, within};
 use super::{ColumnCache, HotColumn};
@@ -39,7 +40,7 @@ const NUMBER_BYTES: u64 = 8;
 /// A row group that a scan reads.
 #[derive(Debug, Clone)]
 pub(crate) struct Unit {
-    pub(crate) file: PartitionedFile,
+    pub(crate) file: Arc<PartitionedFile>,
     pub(crate) path: Arc<str>,
     pub(crate) row_group: u32,
     pub(crate) rows: u32,
@@ -105,6 +106,9 @@ impl HotFiles {
         let texts = columns.iter().map(|column| self.schema.field(*column));
         let texts = texts.filter(|field| *field.data_type() == DataType::Utf8View && !self.stored.is_tag(field.name()));
         let names: Vec<&str> = texts.map(|field| field.name().as_str()).collect();
+        if names.is_empty() {
+            return 0;
+        }
         let meant = |held: &str| names.iter().any(|name| self.stored.is_stored_as(name, held));
         let chunks = group.columns().iter().filter(|chunk| meant(chunk.column_descr().name()));
         chunks.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or(0)).sum()
@@ -176,7 +180,7 @@ impl HotFiles {
             let reservation = MemoryConsumer::new("columns being decoded").register(memory);
             let bytes = row_bytes.saturating_mul(u64::from(unit.rows)).saturating_add(unit.text_bytes);
             reservation.try_grow(usize::try_from(bytes).unwrap_or(usize::MAX))?;
-            for (&column, decoded) in missing.iter().zip(self.decode(unit, &missing, metrics).await?) {
+            for (&column, decoded) in missing.iter().zip(self.decode(unit, &missing, None, metrics).await?) {
                 let decoded = Arc::new(decoded);
                 self.cache.put(self.key(unit, column), Arc::clone(&decoded));
                 columns[column] = Some(decoded);
@@ -185,13 +189,58 @@ impl HotFiles {
         Ok((UnitColumns { columns }, wanted.len() - missing.len()))
     }
 
+    /// The columns of some rows of a unit, side by side, and how many columns were in the cache; `None` when whole columns are the better
+    /// choice: all are there, or it is not the first time that one is missed by this partition.
+    pub(crate) async fn part(
+        &self,
+        unit: &Unit,
+        wanted: &[usize],
+        rows: &[Rows],
+        partition: usize,
+        memory: &Arc<dyn MemoryPool>,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Option<(UnitColumns, usize)>> {
+        let found: Vec<_> = wanted.iter().map(|column| (*column, self.cache.get(&self.key(unit, *column)))).collect();
+        let is_missing = |(column, found): &(usize, Option<_>)| found.is_none().then_some(*column);
+        let missing: Vec<usize> = found.iter().filter_map(is_missing).collect();
+        let mut first_time = !missing.is_empty();
+        for column in &missing {
+            first_time &= self.cache.note_miss(&self.key(unit, *column), partition);
+        }
+        if !first_time {
+            return Ok(None);
+        }
+        let count: usize = rows.iter().map(|rows| rows.len()).sum();
+        let reservation = MemoryConsumer::new("columns being decoded").register(memory);
+        let row_bytes: u64 = wanted.iter().map(|column| self.row_bytes(*column).max(NUMBER_BYTES)).sum();
+        let bytes = row_bytes.saturating_mul(count as u64).saturating_add(unit.text_bytes);
+        reservation.try_grow(usize::try_from(bytes).unwrap_or(usize::MAX))?;
+        let mut columns = vec![None; self.schema.fields().len()];
+        for (&column, decoded) in missing.iter().zip(self.decode(unit, &missing, Some(rows), metrics).await?) {
+            columns[column] = Some(Arc::new(decoded));
+        }
+        for (column, found) in found {
+            if let Some(found) = found {
+                columns[column] = Some(Arc::new(found.part(rows)?));
+            }
+        }
+        Ok(Some((UnitColumns { columns }, wanted.len() - missing.len())))
+    }
+
     fn key(&self, unit: &Unit, column: usize) -> ColumnKey {
         let column = self.stored.shared_name(self.schema.field(column).name());
         ColumnKey { file: Arc::clone(&unit.path), row_group: unit.row_group, column }
     }
 
-    async fn decode(&self, unit: &Unit, wanted: &[usize], metrics: &ExecutionPlanMetricsSet) -> Result<Vec<HotColumn>> {
-        let mut reader = self.readers.create_reader(0, unit.file.clone(), None, metrics)?;
+    /// Reads columns of a unit, whole or some rows of them.
+    async fn decode(
+        &self,
+        unit: &Unit,
+        wanted: &[usize],
+        rows: Option<&[Rows]>,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Vec<HotColumn>> {
+        let mut reader = self.readers.create_reader(0, PartitionedFile::clone(&unit.file), None, metrics)?;
         let footer = reader.get_metadata(None).await?;
         let held = ArrowReaderMetadata::try_new(Arc::clone(&footer), ArrowReaderOptions::new())?;
         let names: Vec<&str> = wanted.iter().map(|column| self.schema.field(*column).name().as_str()).collect();
@@ -205,9 +254,10 @@ impl HotFiles {
         let held = ArrowReaderMetadata::try_new(footer, options)?;
         let batch = match roots.is_empty() {
             true => None,
-            false => Some(read(reader, held, unit, roots).await?),
+            false => Some(read(reader, held, unit, roots, rows).await?),
         };
-        wanted.iter().map(|column| self.decoded(*column, unit, batch.as_ref())).collect()
+        let count = rows.map_or(unit.rows, |rows| rows.iter().map(|rows| rows.len() as u32).sum());
+        wanted.iter().map(|column| self.decoded(*column, count, batch.as_ref())).collect()
     }
 
     /// The types in which the columns of a file are read: tags as dictionaries, other text as views.
@@ -226,14 +276,14 @@ impl HotFiles {
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
-    fn decoded(&self, column: usize, unit: &Unit, batch: Option<&RecordBatch>) -> Result<HotColumn> {
+    fn decoded(&self, column: usize, rows: u32, batch: Option<&RecordBatch>) -> Result<HotColumn> {
         let field = self.schema.field(column);
         let tag = self.stored.is_tag(field.name());
         let place = batch.and_then(|batch| Some((batch, self.stored.find(field.name(), batch.schema_ref())?)));
         let Some((batch, place)) = place else {
             return Ok(match tag {
                 true => HotColumn::no_tag(),
-                false => HotColumn::no_field(field.data_type(), unit.rows),
+                false => HotColumn::no_field(field.data_type(), rows),
             });
         };
         if tag {
@@ -254,20 +304,26 @@ async fn read(
     held: ArrowReaderMetadata,
     unit: &Unit,
     roots: Vec<usize>,
+    rows: Option<&[Rows]>,
 ) -> Result<RecordBatch> {
     let mask = ProjectionMask::roots(held.metadata().file_metadata().schema_descr(), roots);
-    let stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, held)
+    let count = rows.map_or(unit.rows as usize, |rows| rows.iter().map(|rows| rows.len()).sum());
+    let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, held)
         .with_projection(mask)
         .with_row_groups(vec![unit.row_group as usize])
-        .with_batch_size(unit.rows as usize)
-        .build()?;
+        .with_batch_size(count);
+    if let Some(rows) = rows {
+        let rows = rows.iter().map(|rows| rows.start as usize..rows.end as usize);
+        builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(rows, unit.rows as usize));
+    }
+    let stream = builder.build()?;
     let mut batches: Vec<RecordBatch> = stream.try_collect().await?;
     let batch = match batches.len() {
         1 => batches.remove(0),
         0 => return internal_err!("row group {} of {} has no rows", unit.row_group, unit.path),
         _ => concat_batches(&batches[0].schema(), &batches)?,
     };
-    match batch.num_rows() == unit.rows as usize {
+    match batch.num_rows() == count {
         true => Ok(batch),
         false => internal_err!("row group {} of {} has {} rows", unit.row_group, unit.path, batch.num_rows()),
     }

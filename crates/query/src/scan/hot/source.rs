@@ -32,6 +32,9 @@ use super::load::UnitColumns;
 use super::select::{passing, within};
 use super::{ColumnCache, HotFiles, Spare, Unit};
 
+/// Rows are few when there are this many times as many.
+const FEW: u64 = 4;
+
 /// Row groups of one table, read through the cache of columns.
 #[derive(Debug, Clone)]
 pub(crate) struct HotSource {
@@ -282,15 +285,31 @@ impl Selection {
         self.counts.skipped.add(1);
     }
 
+    /// The columns of these rows of a unit and where in them the rows are: of few of `all` rows, asked for once, only these are decoded.
+    async fn rows(&self, unit: &Unit, rows: Vec<Rows>, all: u64) -> Result<(UnitColumns, Vec<Rows>)> {
+        let count: u64 = rows.iter().map(|rows| rows.len() as u64).sum();
+        if count * FEW <= all {
+            let (files, partition, pool) = (&self.source.files, self.share.partition, self.context.memory_pool());
+            let part = files.part(unit, &self.wanted, &rows, partition, pool, &self.source.metrics).await?;
+            if let Some((columns, cached)) = part {
+                self.counts.cached.add(cached);
+                self.counts.decoded.add(self.wanted.len() - cached);
+                return Ok((columns, std::iter::once(0..count as u32).collect()));
+            }
+        }
+        Ok((self.columns(unit, &self.wanted).await?, rows))
+    }
+
     /// The rows of a unit that are selected; `None` when none are.
     pub(crate) async fn read(&self, unit: &Unit, rows: Rows) -> Result<Option<Selected>> {
+        let all = rows.len() as u64;
         let (_, rows) = self.tags(unit, rows, &[]).await?;
         if rows.is_empty() {
             // Tags are small; the other columns are not read for nothing.
             self.skip();
             return Ok(None);
         }
-        let columns = self.columns(unit, &self.wanted).await?;
+        let (columns, rows) = self.rows(unit, rows, all).await?;
         self.counts.row_groups.add(1);
         let mut times = self.filters.times_now()?;
         if let Some(clip) = &unit.clip {
