@@ -45,9 +45,12 @@ pub struct History {
 /// A row for each question, a column for each length.
 pub fn history_table(results: &HistoryResults) -> String {
     let Some((short, long)) = results.histories.first().zip(results.histories.last()) else { return String::new() };
-    let names: Vec<String> =
-        [short, long].iter().map(|one| format!("{} rows", report::thousands(one.rows as f64))).collect();
-    let head = ["median ms", &names[0], &names[1], "long / short", "cold, short", "cold, long"];
+    let names = results.histories.iter().map(|one| format!("{} rows", report::thousands(one.rows as f64)));
+    let names: Vec<String> = std::iter::once("median ms".to_owned())
+        .chain(names)
+        .chain(["long / short", "cold, short", "cold, long"].map(str::to_owned))
+        .collect();
+    let head: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut rows = Vec::new();
     let mut grown = Vec::new();
     for shape in ORDER {
@@ -56,14 +59,11 @@ pub fn history_table(results: &HistoryResults) -> String {
         if growth > GROWTH_MAX {
             grown.push(shape);
         }
-        rows.push(vec![
-            shape.to_owned(),
-            format!("{:.1}", few.median_ms),
-            format!("{:.1}", many.median_ms),
-            format!("{growth:.2}"),
-            format!("{:.1}", few.cold_ms),
-            format!("{:.1}", many.cold_ms),
-        ]);
+        let medians = results.histories.iter().map(|one| one.times.get(shape));
+        let mut row = vec![shape.to_owned()];
+        row.extend(medians.map(|times| times.map_or_else(String::new, |times| format!("{:.1}", times.median_ms))));
+        row.extend([format!("{growth:.2}"), format!("{:.1}", few.cold_ms), format!("{:.1}", many.cold_ms)]);
+        rows.push(row);
     }
     let mib = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
     let told = |one: &History| {
@@ -81,12 +81,11 @@ pub fn history_table(results: &HistoryResults) -> String {
         false => format!("More than {GROWTH_MAX} times as long: {}", grown.join(", ")),
     };
     format!(
-        "{}\n{} hosts, {} rounds. {}; {}. {verdict}.\n",
+        "{}\n{} hosts, {} rounds. {}. {verdict}.\n",
         report::table(&head, &rows),
         report::thousands(results.hosts as f64),
         results.rounds,
-        told(short),
-        told(long),
+        results.histories.iter().map(told).collect::<Vec<_>>().join("; "),
     )
 }
 

@@ -129,6 +129,14 @@ impl MemoryRun {
         }
     }
 
+    /// Whether [`MemoryRun::sorted`] answers at once.
+    pub fn is_sorted(&self) -> bool {
+        match &self.rows {
+            Held::Sorted(_) => true,
+            Held::Unsorted(run) => run.is_sorted(),
+        }
+    }
+
     /// The rows in key order, one per key. The first call may take a while; what it made is kept.
     ///
     /// # Errors

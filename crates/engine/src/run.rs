@@ -41,6 +41,10 @@ impl Run {
         self.chunks.iter().map(|chunk| chunk.len()).sum()
     }
 
+    pub(crate) fn is_sorted(&self) -> bool {
+        self.sorted.get().is_some()
+    }
+
     /// The rows in key order.
     ///
     /// # Errors

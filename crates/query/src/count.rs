@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use weir_engine::read::{ReadPlan, Source};
 
 use crate::error::{Result, from_engine};
-use crate::scan::SnapshotTable;
+use crate::scan::{self, SnapshotTable};
 
 /// The table whose rows a plan counts, when it does nothing else.
 pub(crate) fn counted(plan: &LogicalPlan) -> Option<&TableReference> {
@@ -24,13 +24,14 @@ pub(crate) fn counted(plan: &LogicalPlan) -> Option<&TableReference> {
 }
 
 /// The one row of the answer; `None` where rows must be merged before they can be counted.
-pub(crate) fn answer(plan: &LogicalPlan, table: &SnapshotTable) -> Result<Option<RecordBatch>> {
+pub(crate) async fn answer(plan: &LogicalPlan, table: &SnapshotTable) -> Result<Option<RecordBatch>> {
     let schema = Arc::clone(plan.schema().inner());
     let read = ReadPlan::new(table.snapshot().sources(), &(i64::MIN..=i64::MAX));
     let whole = read.merged.is_empty() && read.plain.iter().all(|part| part.times.is_none());
     if !whole || schema.fields().len() != 1 || *schema.field(0).data_type() != DataType::Int64 {
         return Ok(None);
     }
+    scan::sort(&table.snapshot().sources()).await?;
     let mut rows = 0;
     for part in &read.plain {
         rows += match &part.source {

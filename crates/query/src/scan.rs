@@ -202,6 +202,7 @@ impl TableProvider for SnapshotTable {
         let kept = pruning.sources(self.snapshot.sources())?;
         let plan = ReadPlan::new(kept.clone(), &pruning.wanted);
         self.note(&kept, &plan);
+        sort(&kept).await?;
         let partitions = state.config().target_partitions();
         let mut plans = self.plain(plan.plain, &pruning, filter.as_ref(), &asked, partitions).await?;
         if !plan.merged.is_empty() {
@@ -236,6 +237,19 @@ pub(crate) fn table_schema(schema: &TableSchema) -> SchemaRef {
 /// Whether a column of an answer is a tag of a table.
 pub(crate) fn is_tag(field: &Field) -> bool {
     field.metadata().get(ROLE).is_some_and(|role| role == TAG)
+}
+
+/// Sorts those of the runs that are not sorted yet, off the threads that queries share.
+pub(crate) async fn sort(sources: &[Source]) -> Result<()> {
+    for source in sources {
+        let Source::Run(run) = source else { continue };
+        if !run.is_sorted() {
+            let run = run.clone();
+            let sorting = tokio::task::spawn_blocking(move || sorted(&run).map(drop));
+            sorting.await.map_err(|error| DataFusionError::External(Box::new(error)))??;
+        }
+    }
+    Ok(())
 }
 
 /// The rows of a run in key order.

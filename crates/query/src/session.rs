@@ -247,7 +247,9 @@ impl Sessions {
             let database = table.schema().unwrap_or(&request.database);
             let table = catalog.table(database, table.table()).await;
             // What is no table of ours (`information_schema`) is planned like any other question.
-            if let Some(batch) = table.ok().map(|table| count::answer(&plan, &table)).transpose()?.flatten() {
+            if let Ok(table) = table
+                && let Some(batch) = count::answer(&plan, &table).await?
+            {
                 return Ok(rows(batch));
             }
         }
