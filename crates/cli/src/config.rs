@@ -139,6 +139,7 @@ struct RawEngine {
     compact_files: Option<usize>,
     compact_rows: Option<usize>,
     compact_bytes_max: Option<ByteSize>,
+    compact_bytes_per_s: Option<ByteSize>,
     undo_window_s: Option<u64>,
     vacuum_every_s: Option<u64>,
     retention_every_s: Option<u64>,
@@ -360,6 +361,7 @@ impl Config {
         set(&mut engine.compact_files, "engine.compact_files", raw.compact_files, |n| n)?;
         set(&mut engine.compact_rows, "engine.compact_rows", raw.compact_rows, |n| n)?;
         set(&mut engine.compact_bytes_max, "engine.compact_bytes_max", raw.compact_bytes_max, |n| n)?;
+        set(&mut engine.compact_bytes_per_s, "engine.compact_bytes_per_s", raw.compact_bytes_per_s, |n| n)?;
         set(&mut engine.undo_window, "engine.undo_window_s", raw.undo_window_s, seconds)?;
         set(&mut engine.vacuum_every, "engine.vacuum_every_s", raw.vacuum_every_s, seconds)?;
         set(&mut self.retention_every, "engine.retention_every_s", raw.retention_every_s, seconds)?;

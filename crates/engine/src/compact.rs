@@ -13,6 +13,7 @@ use weir_base::Kind;
 use crate::engine::{Engine, Shared};
 use crate::error::Result;
 use crate::overlap::overlap_groups;
+use crate::pace::Pace;
 use crate::slices;
 use crate::store::file::DataFile;
 use crate::store::{Change, Snapshot, Table};
@@ -99,7 +100,7 @@ async fn compact_contended(shared: &Arc<Shared>, state: &Arc<TableState>) -> Res
 /// One merge, or `None` when nothing is worth merging or somebody else is at it.
 async fn compact_once(shared: &Arc<Shared>, state: &Arc<TableState>, wait: bool) -> Result<Option<Compacted>> {
     let _lease = if wait {
-        state.compacting.lock().await
+        state.compaction().await
     } else {
         match state.compacting.try_lock() {
             Ok(lease) => lease,
@@ -109,7 +110,8 @@ async fn compact_once(shared: &Arc<Shared>, state: &Arc<TableState>, wait: bool)
     let Some(table) = state.stored() else { return Ok(None) };
     let snapshot = if shared.store.is_shared() { table.refresh().await? } else { table.snapshot() };
     let Some(inputs) = choose(shared, &snapshot, wait) else { return Ok(None) };
-    let done = merge_files(shared, &table, &snapshot, inputs, state).await?;
+    let pace = Pace::new(state, (!wait).then(|| shared.config.compact_bytes_per_s.bytes()));
+    let done = merge_files(shared, &table, &snapshot, inputs, state, pace).await?;
     shared.counters.compactions.fetch_add(1, Ordering::Relaxed);
     Ok(Some(done))
 }
@@ -120,12 +122,13 @@ async fn merge_files(
     snapshot: &Arc<Snapshot>,
     inputs: Vec<Arc<DataFile>>,
     state: &Arc<TableState>,
+    pace: Pace,
 ) -> Result<Compacted> {
     let add = {
         let (shared, table) = (Arc::clone(shared), Arc::clone(table));
         let (schema, inputs) = (Arc::clone(&snapshot.schema), inputs.clone());
         let (rows, bytes) = (shared.config.compact_rows, shared.config.compact_bytes_max);
-        async move { slices::write(&table, &schema, &inputs, rows, bytes.bytes()).await }
+        async move { slices::write(&table, &schema, &inputs, rows, bytes.bytes(), &pace).await }
     };
     let add = match &shared.upkeep {
         Some(upkeep) => upkeep.run(add).await?,

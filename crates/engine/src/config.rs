@@ -54,6 +54,8 @@ pub struct Config {
     pub compact_rows: usize,
     /// Memory that the files of one merge may take while they are read: more are merged in steps.
     pub compact_bytes_max: ByteSize,
+    /// How much of rows merges in the background go through in a second, as they lie in memory; one that was asked for is not held back.
+    pub compact_bytes_per_s: ByteSize,
     /// How long deleted and dropped rows can be brought back and the past can be read; at least an hour on a shared store.
     pub undo_window: Duration,
     /// How often files that no version of the undo window needs are deleted.
@@ -88,6 +90,7 @@ impl Config {
             compact_files: 16,
             compact_rows: 4 << 20,
             compact_bytes_max: ByteSize::new(memory_of_machine() / 32),
+            compact_bytes_per_s: ByteSize::mib(512),
             undo_window: Duration::from_secs(7 * 24 * 3600),
             vacuum_every: Duration::from_secs(3600),
             background: true,

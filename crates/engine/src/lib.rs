@@ -20,6 +20,7 @@ pub mod merge;
 pub mod names;
 pub mod operations;
 mod overlap;
+mod pace;
 pub mod past;
 pub mod read;
 mod recover;

@@ -13,6 +13,7 @@ use futures::StreamExt;
 use weir_base::Kind;
 
 use crate::error::{Error, Result};
+use crate::pace::Pace;
 use crate::rewrite::{merged_files, sub_micro};
 use crate::schema::SchemaRef;
 use crate::store::file::DataFile;
@@ -32,6 +33,7 @@ pub(crate) async fn write(
     inputs: &[Arc<DataFile>],
     rows_max: usize,
     bytes_max: u64,
+    pace: &Pace,
 ) -> Result<Vec<NewFile>> {
     let mut bounds = cuts(inputs, rows_max);
     bounds.insert(0, i64::MIN);
@@ -53,7 +55,9 @@ pub(crate) async fn write(
         let mut writers: Vec<_> =
             starts.iter().map(|_| table.file_writer(schema, sub_micro(&inputs))).map(Some).collect();
         while let Some(batch) = rows.next().await {
-            for (slice, part) in parts(&batch?, starts, end)? {
+            let batch = batch?;
+            pace.keep(windows::row_bytes(schema) * batch.num_rows() as u64).await;
+            for (slice, part) in parts(&batch, starts, end)? {
                 let writer = writers[slice].take().expect("a writer comes back");
                 writers[slice] = Some(table.append(writer, part).await?);
             }

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct TableState {
     pub(crate) flushing: tokio::sync::Mutex<()>,
     /// Named lease: one compaction of this table at a time.
     pub(crate) compacting: tokio::sync::Mutex<()>,
+    /// How many wait for that lease.
+    waiting: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -161,6 +164,22 @@ impl Open {
     }
 }
 
+/// Counts who waits, also one who gives up.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl TableState {
     /// A table without rows; `stored` when it exists in the store. A flush takes about `flush_rows` rows of what waits for it.
     pub fn new(
@@ -188,11 +207,23 @@ impl TableState {
             }),
             flushing: tokio::sync::Mutex::new(()),
             compacting: tokio::sync::Mutex::new(()),
+            waiting: AtomicUsize::new(0),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lease of compaction, for somebody who asked for one: what goes on in the background then hurries.
+    pub(crate) async fn compaction(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let _waits = Waits::new(&self.waiting);
+        self.compacting.lock().await
+    }
+
+    /// Whether somebody waits for the end of a compaction.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Whether anybody has ever written to it: a table comes to be with its first accepted row (E3). One whose first write is still

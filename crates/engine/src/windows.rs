@@ -34,13 +34,17 @@ pub(crate) struct Bounds {
     pub(crate) files: usize,
 }
 
+/// About how much memory a row takes in a batch of decoded rows, without the bytes of its texts.
+pub(crate) fn row_bytes(schema: &TableSchema) -> u64 {
+    let is_text = |role: Role| matches!(role, Role::Tag | Role::Field(FieldType::Str));
+    let texts = schema.columns().iter().filter(|column| is_text(column.role)).count() as u64;
+    NUMBER_BYTES * (schema.columns().len() as u64 - texts + 1) + TEXT_BYTES * texts
+}
+
 /// About how much memory a file takes while it is an input of a merge.
 pub(crate) fn open_bytes(file: &DataFile, schema: &TableSchema) -> u64 {
     let columns = schema.columns();
-    let is_text = |role: Role| matches!(role, Role::Tag | Role::Field(FieldType::Str));
-    let texts = columns.iter().filter(|column| is_text(column.role)).count() as u64;
     let fields = columns.iter().filter(|column| column.role == Role::Field(FieldType::Str)).count() as u64;
-    let row = NUMBER_BYTES * (columns.len() as u64 - texts + 1) + TEXT_BYTES * texts;
     let batch = file.rows.min(READ_BATCH_ROWS as u64);
     // A file that is one batch is not read on: its pages are let go.
     let part = |rows: u64| file.size.saturating_mul(rows.min(file.rows)) / file.rows.max(1);
@@ -50,7 +54,7 @@ pub(crate) fn open_bytes(file: &DataFile, schema: &TableSchema) -> u64 {
     };
     // How long texts are is not known; a file that is mostly texts is seldom a quarter of them.
     let text = if fields > 0 { 4 * part(batch) } else { 0 };
-    FILE_BYTES + row * batch + text + reading
+    FILE_BYTES + row_bytes(schema) * batch + text + reading
 }
 
 /// The window of a group that is merged next, of those whose merge was asked for; `None` when there is nothing to merge. `group` is in

@@ -219,6 +219,39 @@ async fn a_chain_too_long_to_be_open_at_once_is_merged_in_steps_s1_e3() {
     assert!(pairs > some && some > one && one == 1, "{merges:?}");
 }
 
+/// S1: the pace of a merge that nobody asked for is bounded; who asks for one does not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_in_the_background_keeps_its_pace_until_somebody_waits_for_it_s1() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Config {
+        background: true,
+        flush_bytes: ByteSize::new(1),
+        compact_files: 4,
+        compact_bytes_per_s: ByteSize::new(1),
+        ..config(dir.path())
+    };
+    let (engine, _) = open(settings).await;
+    let files = async || engine.snapshot("db", "m").await.unwrap().unwrap().files.len();
+    for round in 0..5_u64 {
+        // More than one batch, since the first is let through.
+        let line = |row: u64| format!("m,h=h{} v={round}i {}\n", row % 3, row);
+        write(&engine, &(0..20_000).map(line).collect::<String>()).await;
+        while engine.stats().rows_buffered > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let expected = rows(&engine, "m").await;
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        assert_eq!(engine.stats().compactions, 0, "a merge at a byte a second has ended");
+    }
+    assert!(files().await >= 5);
+    let merging = engine.compact("db", Some("m"));
+    tokio::time::timeout(Duration::from_secs(60), merging).await.expect("who waits is not held back").unwrap();
+    assert_eq!((files().await, rows(&engine, "m").await), (1, expected));
+    engine.close(Duration::from_secs(30)).await.unwrap();
+}
+
 /// The folder is free when the last task of the server before has seen its end.
 async fn open_when_free(config: Config) -> (Engine, Opened) {
     loop {
