@@ -105,3 +105,25 @@ impl ColumnCache {
         self.columns.insert(key, column);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_of_files_and_misses_is_bounded_s1() {
+        let cache = ColumnCache::new(ByteSize::mib(1));
+        let key = |row_group: u32| ColumnKey { file: Arc::from("db/m/a"), row_group, column: Arc::from("v") };
+        assert!(cache.note_miss(&key(0), 0) && !cache.note_miss(&key(0), 0));
+        assert!(cache.note_miss(&key(0), 1), "each partition misses for itself");
+        for number in 0..2 * MISSED as u32 {
+            cache.note_miss(&key(number), 0);
+            let mut file = [0; 32];
+            file[..4].copy_from_slice(&number.to_le_bytes());
+            cache.put_groups(file, file);
+            assert_eq!(cache.groups_of(&file), Some(file));
+        }
+        assert!(cache.missed.len() <= MISSED, "{}", cache.missed.len());
+        assert!(cache.groups.len() <= CENSUS_FILES, "{}", cache.groups.len());
+    }
+}
